@@ -1,0 +1,1 @@
+"""The contract: what an event stream, a sample and a shard are."""

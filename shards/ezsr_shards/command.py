@@ -1,0 +1,51 @@
+"""What our command lines share: parsing, one sentence per mistake, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def use_hyphens(parser: ArgumentParser) -> ArgumentParser:
+    """Spell every option with hyphens, as command lines do; underscores are still accepted."""
+    for action in parser._actions:
+        for option in list(action.option_strings):
+            if option.startswith("--") and "_" in option:
+                hyphenated = option.replace("_", "-")
+                action.option_strings = [hyphenated]
+                parser._option_string_actions[hyphenated] = action
+    return parser
+
+
+def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    """Parse and instantiate; raise ConfigError with one sentence for whatever is wrong."""
+    try:
+        options: Namespace = parser.instantiate(parser.parse_args(argv))
+    except argparse.ArgumentError as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{text} (see {parser.prog} --help)") from error
+    return options
+
+
+def exit_code_of(error: EzsrError) -> int:
+    """Return 2 where the command was wrong and nothing was done, else 1."""
+    wrong = (ConfigError, InputError, OutputError)
+    return EXIT_USAGE if isinstance(error, wrong) else EXIT_FAILED
+
+
+def format_bytes(size: float) -> str:
+    """Return a size in the largest unit that leaves at least 1, such as '1.5 GB'."""
+    for unit in _UNITS:
+        if size < 1000 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -1,0 +1,25 @@
+"""Errors that a user can act on: one sentence with the field, its value and the remedy."""
+
+
+class EzsrError(Exception):
+    """Base of every error that the command line prints as one sentence, without a traceback."""
+
+
+class ConfigError(EzsrError):
+    """An option or a combination of options makes no sense; nothing was started."""
+
+
+class InputError(EzsrError):
+    """The pictures, or the list of them, cannot be used as given."""
+
+
+class OutputError(EzsrError):
+    """The output folder cannot be used as asked; nothing in it was changed."""
+
+
+class ShardError(EzsrError):
+    """A shard, or a sample in it, breaks the contract."""
+
+
+class RunError(EzsrError):
+    """A run began but could not end as it should; what is complete is kept."""

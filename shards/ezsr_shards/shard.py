@@ -1,0 +1,157 @@
+"""Shards: tar files of samples, written under their final name only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ezsr_shards.errors import ShardError
+from ezsr_shards.sample import Sample, decode_sample, encode_sample
+
+PART_SUFFIX = ".part"
+MAX_MEMBER_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class TarFacts:
+    """What a finished tar is: its sha256 (hex) and size in bytes."""
+
+    sha256: str
+    size_bytes: int
+
+
+class _HashingFile:
+    """A file that can only be written to, and knows the sha256 of what it was given."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Call `write` on a temporary file, force it to disk, and rename it to `path`.
+
+    A reader sees the old file or the new one, never a part; a killed writer leaves only a
+    `*.part` file behind.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> TarFacts:
+    """Write samples as a plain tar, atomically; the bytes depend on the samples alone."""
+    facts: list[TarFacts] = []
+
+    def write(file: IO[bytes]) -> None:
+        hashing = _HashingFile(file)
+        with tarfile.TarFile(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
+            for sample in samples:
+                for extension, data in encode_sample(sample).items():
+                    add_member(tar, f"{sample.key}.{extension}", data)
+                forget_members(tar)
+        facts.append(TarFacts(hashing.sha256.hexdigest(), hashing.size))
+
+    write_atomically(path, write)
+    return facts[0]
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append one file to an open tar, with fixed owner, mode and time 0."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    info.mode = 0o644
+    info.mtime = 0
+    tar.addfile(info, io.BytesIO(data))
+
+
+def forget_members(tar: tarfile.TarFile) -> None:
+    """Drop the list of members that an open TarFile keeps, which grows without end."""
+    tar.members.clear()  # type: ignore[attr-defined]
+
+
+class EndWatch:
+    """A readable file that remembers whether the last block read was a tar's end mark.
+
+    tarfile takes a file that was cut between two members, or in a header, for a whole one.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        """Watch the reading of `file`."""
+        self._file = file
+        self.ends_in_zeros = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Read on."""
+        data = self._file.read(size)
+        if data:
+            self.ends_in_zeros = not any(data[-tarfile.BLOCKSIZE :])
+        return data
+
+
+def read_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield (key, extension -> bytes) from a shard's tar, one sample at a time.
+
+    Raises ShardError for anything but plain files with safe names, for members over 1 GiB, for
+    a key that comes back later, and for a tar that ends early.
+    """
+    seen: set[str] = set()
+    watched = EndWatch(file)
+    key, members = "", dict[str, bytes]()
+    try:
+        with tarfile.open(fileobj=watched, mode="r|") as tar:  # type: ignore[call-overload]
+            for info in tar:
+                name, dot, extension = info.name.partition(".")
+                if not info.isreg() or not dot or "/" in info.name:
+                    raise ShardError(f"member {info.name!r}: expected a plain file KEY.EXTENSION")
+                if info.size > MAX_MEMBER_BYTES:
+                    raise ShardError(f"member {info.name!r}: {info.size} bytes is too large")
+                if name != key:
+                    if members:
+                        yield key, members
+                    if name in seen:
+                        raise ShardError(f"key {name!r} appears twice")
+                    seen.add(name)
+                    key, members = name, {}
+                if extension in members:
+                    raise ShardError(f"member {info.name!r} appears twice")
+                content = tar.extractfile(info)
+                members[extension] = content.read() if content else b""
+                if len(members[extension]) != info.size:
+                    raise ShardError(f"member {info.name!r}: the tar ends early")
+                forget_members(tar)
+    except tarfile.TarError as error:
+        raise ShardError(f"not a whole tar ({error})") from error
+    if not watched.ends_in_zeros:
+        raise ShardError("not a whole tar (no end mark)")
+    if members:
+        yield key, members
+
+
+def read_shard(path: Path) -> Iterator[Sample]:
+    """Yield the samples of one shard in order; raise ShardError naming the first fault."""
+    with open(path, "rb") as file:
+        for key, members in read_members(file):
+            yield decode_sample(key, members)

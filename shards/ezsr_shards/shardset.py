@@ -1,0 +1,183 @@
+"""ShardSet: a folder of shards with their records, index and classes, as it lies on disk.
+
+config.json         what decided the bytes, and its hash
+NAME-000042.tar     samples
+NAME-000042.json    the shard's record, written after its tar: its presence means complete
+classes.json        every class and the split
+index.json          the list of shards (wids shard-index form), written when all are complete
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ezsr_shards.errors import OutputError, ShardError
+from ezsr_shards.shard import TarFacts, write_atomically
+
+CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that gave no sample: where it came from, a short reason, and a detail."""
+
+    source: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What `NAME-000042.json` says of its tar.
+
+    name         file stem, such as "events-000042"
+    pictures     pictures tried; samples, events, on_events: what came of them
+    failures     every picture that gave no sample
+    labels       class index (as text) -> number of samples
+    sha256, size_bytes  of the tar
+    config_hash  of the configuration that made it
+    versions     of the libraries that made it
+    """
+
+    name: str
+    pictures: int
+    samples: int
+    events: int
+    on_events: int
+    failures: tuple[Failure, ...]
+    labels: Mapping[str, int]
+    sha256: str
+    size_bytes: int
+    config_hash: str
+    versions: Mapping[str, str]
+
+    @property
+    def failures_by_reason(self) -> dict[str, int]:
+        """Count the failures of each reason."""
+        return count_reasons(self.failures)
+
+    def tar_facts(self) -> TarFacts:
+        """Return what the tar must be."""
+        return TarFacts(self.sha256, self.size_bytes)
+
+    def write(self, folder: Path) -> None:
+        """Write `NAME.json`, atomically, which declares the shard complete."""
+        write_json(
+            folder / f"{self.name}.json",
+            {**asdict(self), "failures_by_reason": self.failures_by_reason},
+        )
+
+    @staticmethod
+    def read(path: Path) -> ShardRecord:
+        """Read a shard's record; raise ShardError if it is not one."""
+        facts = read_json(path)
+        try:
+            facts.pop("failures_by_reason")
+            facts["failures"] = tuple(Failure(**failure) for failure in facts["failures"])
+            return ShardRecord(**facts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShardError(f"{path.name}: not a shard's record ({error})") from error
+
+
+@dataclass(frozen=True)
+class ShardClass:
+    """One class: its label, the words for it, and the folder it came from (or "")."""
+
+    index: int
+    name: str
+    folder: str = ""
+
+
+def count_reasons(failures: Sequence[Failure]) -> dict[str, int]:
+    """Count the failures of each reason, most frequent first."""
+    counts: dict[str, int] = {}
+    for failure in failures:
+        counts[failure.reason] = counts.get(failure.reason, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def shard_name(name: str, index: int) -> str:
+    """Return the file stem of a shard: NAME-000042."""
+    return f"{name}-{index:06d}"
+
+
+def find_shards(folder: Path, name: str, suffix: str) -> list[Path]:
+    """Return the paths of a set's records (".json") or tars (".tar"), in order."""
+    numbered = re.compile(re.escape(name) + r"-(\d{6,})" + re.escape(suffix))
+    found = ((numbered.fullmatch(path.name), path) for path in folder.iterdir())
+    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+
+
+def read_records(folder: Path, name: str) -> list[ShardRecord]:
+    """Return the records of all complete shards, in order."""
+    return [ShardRecord.read(path) for path in find_shards(folder, name, ".json")]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return `config.json`; raise OutputError if the folder is no shard set."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise OutputError(
+            f"{folder}: no {CONFIG_FILE} here, so it is not a folder that ezsr-synth wrote; "
+            f"give the OUT folder of a run"
+        )
+    return read_json(folder / CONFIG_FILE)
+
+
+def write_classes(folder: Path, classes: Sequence[ShardClass], split: str | None) -> None:
+    """Write `classes.json`: every class there is, present in the samples or not, and the split."""
+    write_json(
+        folder / CLASSES_FILE, {"split": split, "classes": [asdict(entry) for entry in classes]}
+    )
+
+
+def read_classes(folder: Path) -> tuple[list[ShardClass], str | None]:
+    """Return the classes and the split of a shard set."""
+    facts = read_json(folder / CLASSES_FILE)
+    try:
+        return [ShardClass(**entry) for entry in facts["classes"]], facts["split"]
+    except (KeyError, TypeError) as error:
+        raise ShardError(f"{CLASSES_FILE}: garbled ({error})") from error
+
+
+def write_index(folder: Path, records: Sequence[ShardRecord]) -> None:
+    """Write `index.json` in the wids shard-index form; shards without samples are left out."""
+    shards = [
+        {
+            "url": f"{record.name}.tar",
+            "nsamples": record.samples,
+            "filesize": record.size_bytes,
+            "sha256": record.sha256,
+        }
+        for record in records
+        if record.samples
+    ]
+    write_json(
+        folder / INDEX_FILE,
+        {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards},
+    )
+
+
+def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+    """Write a JSON object, atomically, with sorted keys."""
+    text = json.dumps(facts, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise ShardError if it is missing or none."""
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path.name}: unreadable ({error})") from error
+    if not isinstance(facts, dict):
+        raise ShardError(f"{path.name}: not a JSON object")
+    return facts

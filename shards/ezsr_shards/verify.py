@@ -1,0 +1,160 @@
+"""Verify: prove that a shard set keeps the contract, down to the order of the events."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ezsr_shards.errors import EzsrError, ShardError
+from ezsr_shards.sample import Sample
+from ezsr_shards.shard import read_shard
+from ezsr_shards.shardset import (
+    CLASSES_FILE,
+    INDEX_FILE,
+    ShardRecord,
+    find_shards,
+    read_classes,
+    read_config,
+    read_json,
+)
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was checked: shards, samples and events."""
+
+    shards: int
+    samples: int
+    events: int
+
+
+def verify(folder: Path) -> Verified:
+    """Check a whole shard set; raise ShardError naming the first fault.
+
+    Checked: every shard is there and has its record, its sha256 and size; every sample reads
+    back, agrees with its JSON, is in bounds, sorted and unique; the picture has the sensor's
+    size; labels are among the classes; records, index and configuration agree.
+    """
+    config = read_config(folder)
+    name = str(config.get("name"))
+    records = [ShardRecord.read(path) for path in find_shards(folder, name, ".json")]
+    _check_whole(folder, config, records)
+    labels = {entry.index for entry in read_classes(folder)[0]}
+    keys: set[int] = set()
+    for record in records:
+        _check_tar(folder / f"{record.name}.tar", record)
+        try:
+            _check_samples(folder, record, labels, keys)
+        except EzsrError as error:
+            raise ShardError(f"{record.name}.tar: {error}") from error
+    return Verified(
+        shards=len(records),
+        samples=sum(record.samples for record in records),
+        events=sum(record.events for record in records),
+    )
+
+
+def _check_whole(folder: Path, config: dict[str, object], records: list[ShardRecord]) -> None:
+    expected = config.get("shards")
+    if len(records) != expected:
+        raise ShardError(
+            f"{len(records)} of {expected} shards are complete; run ezsr-synth again to continue"
+        )
+    if not (folder / INDEX_FILE).is_file():
+        raise ShardError(f"{INDEX_FILE} is missing: the run did not end; run ezsr-synth again")
+    listed = {
+        entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])
+        for entry in read_json(folder / INDEX_FILE).get("shardlist", [])
+    }
+    there = {
+        f"{record.name}.tar": (record.samples, record.size_bytes, record.sha256)
+        for record in records
+        if record.samples
+    }
+    if listed != there:
+        differing = sorted(set(listed.items()) ^ set(there.items()))[0][0]
+        raise ShardError(f"{INDEX_FILE} and the record of {differing} disagree")
+    for record in records:
+        if record.config_hash != config.get("config_hash"):
+            raise ShardError(f"{record.name}.json: made with another configuration than the set's")
+    if not (folder / CLASSES_FILE).is_file():
+        raise ShardError(f"{CLASSES_FILE} is missing")
+    known = {f"{record.name}.tar" for record in records}
+    tars = {path.name for path in find_shards(folder, str(config.get("name")), ".tar")}
+    if tars - known:
+        raise ShardError(f"{min(tars - known)}: has no record, so it belongs to no finished run")
+
+
+def _check_tar(path: Path, record: ShardRecord) -> None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+    except OSError as error:
+        raise ShardError(f"{path.name}: unreadable ({error.strerror})") from error
+    if size != record.size_bytes:
+        raise ShardError(f"{path.name}: {size} bytes, its record says {record.size_bytes}")
+    if digest.hexdigest() != record.sha256:
+        raise ShardError(f"{path.name}: its sha256 is not the recorded one; the file was changed")
+
+
+def _check_samples(folder: Path, record: ShardRecord, labels: set[int], keys: set[int]) -> None:
+    samples = events = on_events = 0
+    for sample in read_shard(folder / f"{record.name}.tar"):
+        sample_id = hash(sample.key)
+        if sample_id in keys:
+            raise ShardError(f"sample {sample.key}: the key appears twice in the set")
+        keys.add(sample_id)
+        _check_sample(sample, labels)
+        samples += 1
+        events += len(sample.events)
+        on_events += sample.events.on_count
+    found = (samples, events, on_events)
+    said = (record.samples, record.events, record.on_events)
+    if found != said:
+        raise ShardError(f"holds (samples, events, ON events) {found}, its record says {said}")
+
+
+def _check_sample(sample: Sample, labels: set[int]) -> None:
+    try:
+        sample.events.check()
+    except ShardError as error:
+        raise ShardError(f"sample {sample.key}: {error}") from error
+    if sample.label is not None and sample.label not in labels:
+        raise ShardError(f"sample {sample.key}: label {sample.label} is not in {CLASSES_FILE}")
+    kind = sample.meta.get("kind")
+    if kind not in ("synthetic", "recorded"):
+        raise ShardError(f"sample {sample.key}: kind {kind!r} is neither synthetic nor recorded")
+    if sample.jpeg is None:
+        if kind == "synthetic":
+            raise ShardError(f"sample {sample.key}: {sample.key}.jpg is missing")
+        return
+    try:
+        with Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]) as picture:
+            size = picture.size
+            picture.load()
+    except (OSError, SyntaxError) as error:
+        raise ShardError(
+            f"sample {sample.key}: {sample.key}.jpg is unreadable ({error})"
+        ) from error
+    if size != (sample.events.width, sample.events.height):
+        raise ShardError(
+            f"sample {sample.key}: picture {size[0]}x{size[1]}, "
+            f"sensor {sample.events.width}x{sample.events.height}"
+        )
+
+
+def iterate_samples(folder: Path) -> Iterator[Sample]:
+    """Yield every sample of the complete shards of a set, in order."""
+    name = str(read_config(folder).get("name"))
+    for path in find_shards(folder, name, ".json"):
+        yield from read_shard(path.with_suffix(".tar"))

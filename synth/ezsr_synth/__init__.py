@@ -1,0 +1,1 @@
+"""Images to shards: still pictures in, event streams out."""

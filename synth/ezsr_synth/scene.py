@@ -1,0 +1,129 @@
+"""Scene: what lies under the sensor while the picture moves, as RGB and as log intensity.
+
+The model, from the picture file to the photoreceptor: linearise sRGB, take the luminance, reduce
+the picture to the sensor's scale in linear light, blur by the lens, take the logarithm above a
+floor. The kernel then looks this log picture up bilinearly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ezsr_synth.config import CameraConfig, SensorSize, SynthConfig
+from ezsr_synth.kernels import weigh_channels
+from ezsr_synth.motion import Motion
+
+MARGIN_PX = 2
+"""Picture kept around the path, so that bilinear look-ups stay inside."""
+
+_LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. ITU-R BT.709-6, item 3.2
+
+
+def _srgb_to_linear() -> npt.NDArray[np.float64]:
+    """Return linear light for the 256 sRGB codes (IEC 61966-2-1)."""
+    code = np.arange(256) / 255.0
+    return np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
+
+
+_LUMINANCE_OF_CODE = np.outer(_LUMINANCE, _srgb_to_linear()).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Which part of the picture is needed, how large it becomes, and on how large a screen.
+
+    crop    (x0, y0, x1, y1) in the picture's own pixels
+    scaled  (width, height) of that crop at the sensor's scale
+    screen  (width, height) of the whole scene; the crop lies on it at `offset` (x, y)
+    motion  the motion with warps into scene pixels
+    """
+
+    crop: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    screen: tuple[int, int]
+    offset: tuple[int, int]
+    motion: Motion
+
+
+def place_picture(
+    picture_size: tuple[int, int], motion: Motion, config: SynthConfig, contain_scale: float
+) -> Placement:
+    """Lay a picture (width, height) under the sensor's path; only the part it sees is kept.
+
+    The middle of the path is the middle of the picture. `cover` scales the picture up until the
+    path stays inside it; `contain` makes it `contain_scale` of the largest that the sensor holds,
+    on a black screen.
+    """
+    corners = motion.corners(config.size).reshape(-1, 2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    screen = tuple(ceil(side) + 1 + 2 * MARGIN_PX for side in high - low)
+    start = (low + high) / 2 - (np.array(screen) - 1) / 2
+    width, height = picture_size
+    if config.fit == "cover":
+        scale = max(screen[0] / width, screen[1] / height)
+        crop = (*_middle(width, screen[0] / scale), *_middle(height, screen[1] / scale))
+        scaled, offset = (screen[0], screen[1]), (0, 0)
+    else:
+        scale = contain_scale * min(config.size.width / width, config.size.height / height)
+        crop = (0, width, 0, height)
+        scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
+        offset = ((screen[0] - scaled[0]) // 2, (screen[1] - scaled[1]) // 2)
+        if min(offset) < 0:
+            raise ValueError(f"contain: picture {scaled} does not fit on the screen {screen}")
+    x0, x1, y0, y1 = crop
+    placed = motion.shifted(-start[0], -start[1])
+    return Placement((x0, y0, x1, y1), scaled, (screen[0], screen[1]), offset, placed)
+
+
+def _middle(length: int, needed: float) -> tuple[int, int]:
+    """Return whole [start, stop) of at least `needed` pixels around the middle of `length`."""
+    start = max(0, floor((length - needed) / 2))
+    return start, max(start + 1, length - start)
+
+
+def _lay(part: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:
+    """Scale the cropped part and lay it on the black screen; areas are averaged, not skipped."""
+    width, height = placement.scaled
+    shrinking = width <= part.shape[1] and height <= part.shape[0]
+    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
+    scaled = cv2.resize(part, placement.scaled, interpolation=way)
+    if placement.scaled == placement.screen:
+        return scaled
+    screen = np.zeros((placement.screen[1], placement.screen[0], *part.shape[2:]), part.dtype)
+    x, y = placement.offset
+    screen[y : y + height, x : x + width] = scaled
+    return screen
+
+
+def log_picture(
+    rgb: npt.NDArray[np.uint8], placement: Placement, camera: CameraConfig
+) -> npt.NDArray[np.float32]:
+    """Return the scene's log intensity, float32 (H, W), from an RGB picture uint8 (h, w, 3)."""
+    x0, y0, x1, y1 = placement.crop
+    luminance = weigh_channels(rgb[y0:y1, x0:x1], _LUMINANCE_OF_CODE)
+    scene = _lay(luminance, placement)
+    if camera.lens_blur_px > 0:
+        scene = cv2.GaussianBlur(scene, (0, 0), camera.lens_blur_px, borderType=cv2.BORDER_REFLECT)
+    return np.log(scene + np.float32(camera.log_floor))
+
+
+def snapshot(
+    rgb: npt.NDArray[np.uint8], placement: Placement, t_us: float, size: SensorSize
+) -> npt.NDArray[np.uint8]:
+    """Return the RGB picture that the sensor sees at one moment, uint8 (height, width, 3)."""
+    x0, y0, x1, y1 = placement.crop
+    scene = _lay(rgb[y0:y1, x0:x1], placement)
+    seen = cv2.warpPerspective(
+        scene,
+        placement.motion.at(t_us),
+        (size.width, size.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return seen.astype(np.uint8, copy=False)

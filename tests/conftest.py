@@ -1,0 +1,45 @@
+"""What tests share: seeded pictures, a folder of them, and the optional real data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def smooth_picture(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
+    """A colourful picture with edges: smooth noise, thresholded here and there."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((height // 8 + 2, width // 8 + 2, 3)).astype(np.float32)
+    picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture[picture[..., 0] > 0.6] *= 0.3
+    return (np.clip(picture, 0, 1) * 255).astype(np.uint8)
+
+
+def write_picture(path: Path, rgb: np.ndarray) -> None:
+    """Write an RGB picture in the format that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), rgb[..., ::-1])
+
+
+@pytest.fixture
+def picture_folder(tmp_path: Path) -> Path:
+    """Twelve JPEGs in three class folders."""
+    folder = tmp_path / "pictures"
+    for n in range(12):
+        write_picture(folder / f"class_{'abc'[n % 3]}" / f"image {n:02d}.jpg", smooth_picture(n))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real pictures and recordings; tests that need them are skipped where there are none."""
+    folder = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set EZSR_DATA to a folder that has it")
+    return folder

@@ -1,0 +1,112 @@
+"""Slow twins of the kernels, written from the model alone: float64, plain loops, nothing of ours.
+
+They are the oracle of `test_kernels.py`, so they must stay obvious rather than fast.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class PixelEvents:
+    """What one pixel reports: crossing times (float microseconds), polarities, slopes per us.
+
+    `unclear` tells that the log intensity turned, or ended, so close to a threshold that float32
+    and float64 may rightly disagree on whether it was reached.
+    """
+
+    times: list[float] = field(default_factory=list)
+    polarities: list[int] = field(default_factory=list)
+    slopes: list[float] = field(default_factory=list)
+    final_reference: float = 0.0
+    unclear: bool = False
+
+
+def look_up(log_picture, warp, x, y):
+    """Bilinear value of the picture where sensor pixel (x, y) looks."""
+    u, v, w = (row[0] * x + row[1] * y + row[2] for row in warp)
+    u, v = u / w, v / w
+    left, top = math.floor(u), math.floor(v)
+    value = 0.0
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            weight = (1 - abs(u - column)) * (1 - abs(v - row))
+            value += weight * float(log_picture[row][column])
+    return value
+
+
+def pixel_events(values, times, on, off, unclear_within):
+    """Events of one pixel whose log intensity goes linearly through (times, values)."""
+    result = PixelEvents()
+    reference = values[0]
+    for k in range(1, len(values)):
+        before, now = values[k - 1], values[k]
+        while True:
+            if now >= reference + on:
+                reference, polarity = reference + on, 1
+            elif now <= reference - off:
+                reference, polarity = reference - off, 0
+            else:
+                break
+            slope = (now - before) / (times[k] - times[k - 1])
+            result.times.append(times[k - 1] + (reference - before) / slope)
+            result.polarities.append(polarity)
+            result.slopes.append(abs(slope))
+        turns = k == len(values) - 1 or (values[k + 1] - now) * (now - before) <= 0
+        if turns and now != before:
+            levels = [reference + on, reference - off]
+            if result.times:
+                levels.append(reference)
+            if any(abs(now - level) < unclear_within for level in levels):
+                result.unclear = True
+    result.final_reference = reference
+    return result
+
+
+def sensor_events(log_picture, warps, times, on, off, width, height, unclear_within):
+    """`pixel_events` of every pixel of the sensor, as a dict (x, y) -> PixelEvents."""
+    picture = np.asarray(log_picture, dtype=np.float64).tolist()
+    path = np.asarray(warps, dtype=np.float64).tolist()
+    moments = [float(t) for t in times]
+    return {
+        (x, y): pixel_events(
+            [look_up(picture, warp, x, y) for warp in path], moments, on, off, unclear_within
+        )
+        for y in range(height)
+        for x in range(width)
+    }
+
+
+def sort_by_time(x, y, t, p):
+    """Events sorted by (t, y, x), equal ones in their given order."""
+    return sorted(zip(x, y, t, p, strict=True), key=lambda event: (event[2], event[1], event[0]))
+
+
+def luminance(rgb):
+    """Linear luminance in [0, 1] of an sRGB picture, pixel by pixel (IEC 61966-2-1, BT.709)."""
+    rgb = np.asarray(rgb)
+    out = np.zeros(rgb.shape[:2])
+    for y in range(rgb.shape[0]):
+        for x in range(rgb.shape[1]):
+            linear = [
+                c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+                for c in (float(code) / 255.0 for code in rgb[y, x])
+            ]
+            out[y, x] = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return out
+
+
+def blur(image, sigma):
+    """Gaussian blur by explicit convolution, mirrored at the border (edge pixel repeated)."""
+    radius = math.ceil(6 * sigma)
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        padding = [(radius, radius) if a == axis else (0, 0) for a in (0, 1)]
+        padded = np.pad(image, padding, mode="symmetric")
+        image = np.apply_along_axis(lambda line: np.convolve(line, weights, "valid"), axis, padded)
+    return image

@@ -1,0 +1,207 @@
+"""The kernels against their slow twins, and against what must hold whatever the input."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import reference
+
+from ezsr_synth.config import MotionConfig, SensorSize
+from ezsr_synth.kernels import sort_by_time, weigh_channels
+from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.scene import MARGIN_PX
+from ezsr_synth.simulate import Camera, simulate
+
+CASES = 220
+UNCLEAR_WITHIN = 1e-5  # log units; the issue is whether float32 can tell, and it errs by ~3e-6
+PICTURE_PX = 64
+
+
+def random_log_picture(rng: np.random.Generator) -> np.ndarray:
+    """Smooth or blocky luminance over three decades, as a log picture."""
+    cells = int(rng.integers(4, 24))
+    coarse = rng.random((cells, cells)).astype(np.float32) ** 2
+    way = cv2.INTER_NEAREST if rng.random() < 0.3 else cv2.INTER_LINEAR
+    luminance = cv2.resize(coarse, (PICTURE_PX, PICTURE_PX), interpolation=way)
+    blurred = cv2.GaussianBlur(luminance, (0, 0), 0.8)
+    return np.log(blurred + np.float32(1e-3)).astype(np.float32)
+
+
+def random_motion(rng: np.random.Generator, size: SensorSize) -> Motion:
+    """An affine path around the picture's middle, in every third case with perspective."""
+    config = MotionConfig(
+        duration_us=int(rng.integers(500, 60_000)),
+        translation_px=(0.0, 8.0),
+        rotation_deg=20.0,
+        zoom_percent=20.0,
+        max_step_px=float(rng.uniform(0.2, 1.5)),
+    )
+    drawn = draw_motion(rng, config, size)
+    middle = (PICTURE_PX - 1) / 2
+    if rng.random() < 1 / 3:
+        warps = drawn.warps.copy()
+        share = drawn.t_us / drawn.t_us[-1]
+        warps[:, 2, 0] = rng.uniform(-2e-3, 2e-3) * share
+        warps[:, 2, 1] = rng.uniform(-2e-3, 2e-3) * share
+        drawn = Motion(warps, drawn.t_us, {})
+    return drawn.shifted(middle, middle)
+
+
+def random_case(seed: int) -> tuple[np.ndarray, Motion, Camera, SensorSize]:
+    rng = np.random.default_rng(seed)
+    size = SensorSize(int(rng.integers(8, 24)), int(rng.integers(8, 24)))
+    camera = Camera(
+        float(np.float32(rng.uniform(0.05, 0.5))), float(np.float32(rng.uniform(0.05, 0.5)))
+    )
+    return random_log_picture(rng), random_motion(rng, size), camera, size
+
+
+def test_events_agree_with_the_twin_pixel_by_pixel() -> None:
+    pixels = unclear = events = 0
+    for seed in range(CASES):
+        log_picture, motion, camera, size = random_case(seed)
+        stream = simulate(log_picture, motion, camera, size)
+        stream.check()
+        twin = reference.sensor_events(
+            log_picture,
+            motion.warps,
+            motion.t_us,
+            camera.threshold_on,
+            camera.threshold_off,
+            size.width,
+            size.height,
+            UNCLEAR_WITHIN,
+        )
+        of_pixel = stream.y.astype(int) * size.width + stream.x
+        order = np.argsort(of_pixel, kind="stable")
+        splits = np.searchsorted(of_pixel[order], np.arange(1, size.width * size.height))
+        for pixel, members in enumerate(np.split(order, splits)):
+            expected = twin[pixel % size.width, pixel // size.width]
+            pixels += 1
+            if expected.unclear:
+                unclear += 1
+                continue
+            where = f"case {seed}, pixel {pixel}"
+            assert stream.p[members].tolist() == expected.polarities, where
+            for t, moment, slope in zip(
+                stream.t[members], expected.times, expected.slopes, strict=True
+            ):
+                assert abs(t - moment) <= max(1.0, 1e-4 / slope), where
+            events += len(members)
+    assert events > 100_000
+    assert unclear < 1e-3 * pixels, f"{unclear} of {pixels} pixels excluded"
+
+
+def test_time_is_the_crossing_to_the_nearest_microsecond() -> None:
+    """On slopes that float32 resolves, not merely within a microsecond."""
+    exact = total = 0
+    for seed in range(40):
+        log_picture, motion, camera, size = random_case(seed)
+        stream = simulate(log_picture, motion, camera, size)
+        twin = reference.sensor_events(
+            log_picture, motion.warps, motion.t_us, camera.threshold_on, camera.threshold_off,
+            size.width, size.height, UNCLEAR_WITHIN,
+        )  # fmt: skip
+        for (x, y), expected in twin.items():
+            got = stream.t[(stream.x == x) & (stream.y == y)]
+            if len(got) == len(expected.times) and not expected.unclear:
+                total += len(got)
+                exact += int(np.sum(got == np.floor(np.add(expected.times, 0.5))))
+    assert exact > 0.99 * total
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_picture, motion, camera, size = random_case(seed)
+    results = []
+    for block in (1, 3, 10_000):
+        monkeypatch.setattr("ezsr_synth.simulate._FIRST_BLOCK", block)
+        results.append(simulate(log_picture, motion, camera, size))
+    for other in results[1:]:
+        for column in ("x", "y", "t", "p"):
+            assert np.array_equal(getattr(results[0], column), getattr(other, column))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_picture, motion, camera, size = random_case(seed)
+    roomy = simulate(log_picture, motion, camera, size)
+    monkeypatch.setattr("ezsr_synth.simulate._LEAST_CAPACITY", 1)
+    monkeypatch.setattr("ezsr_synth.simulate._CAPACITY_PER_PIXEL", 0)
+    tight = simulate(log_picture, motion, camera, size)
+    assert np.array_equal(roomy.t, tight.t)
+    assert np.array_equal(roomy.x, tight.x)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_cap_keeps_a_whole_time_span(seed: int, share: float) -> None:
+    log_picture, motion, camera, size = random_case(seed)
+    whole = simulate(log_picture, motion, camera, size)
+    cap = max(1, int(share * len(whole)))
+    capped = simulate(log_picture, motion, camera, size, max_events=cap)
+    capped.check()
+    assert len(capped) <= cap
+    kept = whole.t < capped.duration_us
+    for column in ("x", "y", "t", "p"):
+        assert np.array_equal(getattr(whole, column)[kept], getattr(capped, column))
+    if len(whole) > cap:
+        assert np.count_nonzero(whole.t <= capped.duration_us) > cap
+    else:
+        assert capped.duration_us == whole.duration_us
+
+
+def test_no_motion_gives_no_events() -> None:
+    log_picture, motion, camera, size = random_case(1)
+    still = Motion(np.repeat(motion.warps[:1], 5, axis=0), np.arange(5) * 1000, {})
+    assert len(simulate(log_picture, still, camera, size)) == 0
+
+
+def test_a_ramp_fires_at_the_predicted_times() -> None:
+    """Log intensity rising by `slope` per px, moved at 1 px per 1000 us: C/slope px per event."""
+    slope, threshold, steps = 0.03, 0.1, 21
+    ramp = np.tile(np.arange(80, dtype=np.float32) * np.float32(slope), (16, 1))
+    warps = np.repeat(np.eye(3)[None], steps + 1, axis=0)
+    warps[:, 0, 2] = 2 + np.arange(steps + 1)
+    warps[:, 1, 2] = 2
+    motion = Motion(warps, np.arange(steps + 1) * 1000, {})
+    size = SensorSize(8, 8)
+    stream = simulate(ramp, motion, Camera(threshold, 10.0), size)
+    expected = [n * threshold / slope * 1000 for n in range(1, 7)]  # 0.63 log units are passed
+    for x in range(8):
+        times = stream.t[(stream.x == x) & (stream.y == 3)]
+        assert np.abs(times - expected).max() <= 1
+    assert len(stream) == 6 * 8 * 8
+    assert np.all(stream.p == 1)
+
+
+def test_looking_outside_the_picture_is_refused() -> None:
+    log_picture, motion, camera, size = random_case(2)
+    with pytest.raises(ValueError, match="outside"):
+        simulate(log_picture, motion.shifted(PICTURE_PX, 0), camera, size)
+    with pytest.raises(ValueError, match="outside"):
+        simulate(log_picture, motion.shifted(-PICTURE_PX, 0), camera, size)
+
+
+def test_sort_agrees_with_the_twin() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        count, start = int(rng.integers(0, 400)), int(rng.integers(0, 100))
+        pixel = np.sort(rng.integers(0, 64, count))
+        x, y = (pixel % 8).astype(np.uint16), (pixel // 8).astype(np.uint16)
+        t, p = rng.integers(start, start + 30, count), rng.integers(0, 2, count).astype(np.uint8)
+        columns = sort_by_time((x, y, t, p), count, start, start + 30)
+        assert list(zip(*columns, strict=True)) == reference.sort_by_time(x, y, t, p)
+
+
+def test_weighed_channels_agree_with_numpy() -> None:
+    rng = np.random.default_rng(6)
+    rgb = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
+    weights = rng.random((3, 256)).astype(np.float32)
+    expected = sum(weights[c].astype(np.float64)[rgb[..., c]] for c in range(3))
+    assert np.allclose(weigh_channels(rgb, weights), expected, rtol=1e-6)
+
+
+def test_margin_is_wide_enough_for_bilinear_look_ups() -> None:
+    assert MARGIN_PX >= 1

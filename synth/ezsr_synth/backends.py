@@ -1,0 +1,197 @@
+"""Backends: engines that map `make_shard` over tasks. Each is a small generator of outcomes."""
+
+from __future__ import annotations
+
+import multiprocessing as mp
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import cv2
+
+from ezsr_shards.errors import EzsrError, OutputError, RunError
+from ezsr_shards.shardset import ShardRecord
+from ezsr_synth.records import ShardTask
+from ezsr_synth.work import ShardPlan, Tally, make_shard
+
+ATTEMPTS = 3
+"""How often a shard is tried before it is given up; the other shards go on."""
+
+
+@dataclass(frozen=True)
+class Working:
+    """A worker began another picture of a shard; the counts are of that shard so far."""
+
+    index: int
+    pictures: int
+    samples: int
+    events: int
+    failures: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A shard is complete on disk."""
+
+    index: int
+    record: ShardRecord
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A shard was tried as often as allowed and given up, with the last reason."""
+
+    index: int
+    why: str
+
+
+Outcome = Working | Done | Lost
+
+
+def run_local(tasks: Iterator[ShardTask], plan: ShardPlan, workers: int) -> Iterator[Outcome]:
+    """Map `make_shard` over tasks with a pool of processes on this machine; yield what happens.
+
+    A worker that dies, or cannot reach its input, costs its shard an attempt. An output that
+    cannot be written raises OutputError, an error in this code RunError. Closing the generator
+    kills the workers; unfinished shards then leave no file under a final name.
+    """
+    pool: list[_Worker] = []
+    waiting: deque[_Attempt] = deque()
+    try:
+        while True:
+            while (idle := _idle(pool, workers, plan)) is not None:
+                attempt = waiting.popleft() if waiting else _next_attempt(tasks)
+                if attempt is None:
+                    break
+                idle.start(attempt)
+            busy = [worker for worker in pool if worker.attempt]
+            if not busy:
+                return
+            ready = wait([worker.connection for worker in busy])
+            for worker in [worker for worker in busy if worker.connection in ready]:
+                outcome = worker.receive()
+                if isinstance(outcome, _Attempt):
+                    waiting.append(outcome)
+                else:
+                    yield outcome
+            pool = [worker for worker in pool if worker.process.is_alive()]
+    finally:
+        for worker in pool:
+            worker.process.kill()
+        for worker in pool:
+            worker.process.join()
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    task: ShardTask
+    number: int
+
+
+class _Worker:
+    """A process that makes one shard at a time, and a connection to it."""
+
+    def __init__(self, plan: ShardPlan) -> None:
+        methods = mp.get_all_start_methods()
+        context: Any = mp.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if "forkserver" in methods:
+            context.set_forkserver_preload([__name__])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, plan), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.attempt: _Attempt | None = None
+        self._at = ""
+
+    def start(self, attempt: _Attempt) -> None:
+        self.attempt, self._at = attempt, ""
+        with suppress(OSError):  # the process is gone: `receive` will find the connection closed
+            self.connection.send(attempt.task)
+
+    def receive(self) -> Outcome | _Attempt:
+        """Return what the worker says; if it died or failed, the next attempt or the loss."""
+        attempt = self.attempt
+        if attempt is None:
+            raise RuntimeError("a worker spoke without a task")
+        try:
+            message = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            self.attempt = None
+            code = self.process.exitcode
+            return self._retry(attempt, f"worker process ended ({code}) at picture {self._at!r}")
+        if isinstance(message, tuple):
+            self._at, outcome = message
+            return Working(attempt.task.index, *outcome)
+        self.attempt = None
+        if isinstance(message, ShardRecord):
+            return Done(attempt.task.index, message)
+        if isinstance(message, EzsrError):
+            return self._retry(attempt, str(message))
+        if isinstance(message, OSError):
+            raise OutputError(
+                f"OUT: shard {attempt.task.index} could not be written ({message}); mend this and "
+                f"run the same command again to continue"
+            )
+        raise RunError(f"shard {attempt.task.index} hit an error in this program:\n{message}")
+
+    def _retry(self, attempt: _Attempt, why: str) -> Lost | _Attempt:
+        if attempt.number == ATTEMPTS:
+            return Lost(attempt.task.index, why)
+        return _Attempt(attempt.task, attempt.number + 1)
+
+
+def _idle(pool: list[_Worker], workers: int, plan: ShardPlan) -> _Worker | None:
+    for worker in pool:
+        if worker.attempt is None:
+            return worker
+    if len(pool) >= workers:
+        return None
+    pool.append(_Worker(plan))
+    return pool[-1]
+
+
+def _next_attempt(tasks: Iterator[ShardTask]) -> _Attempt | None:
+    task = next(tasks, None)
+    return _Attempt(task, 1) if task else None
+
+
+def _serve(connection: Connection, plan: ShardPlan) -> None:
+    """Make shards until the parent hangs up; say what happens after every picture."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides how a run ends
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)  # one process per CPU is all the parallelism there is
+
+    def say(source: str, tally: Tally) -> None:
+        counts = (tally.pictures, tally.samples, tally.events, len(tally.failures))
+        connection.send((source, counts))
+
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(make_shard(task, plan, say))
+        except EzsrError as error:
+            connection.send(type(error)(str(error)))
+        except OSError as error:
+            connection.send(OSError(error.errno, error.strerror or str(error)))
+        except Exception:
+            connection.send(traceback.format_exc())
+
+
+def _die_with_parent() -> None:
+    """End this process when the parent is gone, so that a killed run leaves nobody writing."""
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

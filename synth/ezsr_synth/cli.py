@@ -1,0 +1,117 @@
+"""ezsr-synth: the command line, a thin layer over `ezsr_synth.run.synthesize`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ezsr_shards.command import (
+    EXIT_INTERRUPTED,
+    exit_code_of,
+    format_bytes,
+    parse_arguments,
+    use_hyphens,
+)
+from ezsr_shards.errors import EzsrError
+from ezsr_synth.config import SensorSize, SynthConfig
+from ezsr_synth.estimate import estimate
+from ezsr_synth.run import RunOptions, RunReport, synthesize
+from ezsr_synth.sources import SourceOptions
+
+
+def build_parser() -> ArgumentParser:
+    """Return the parser; every field of the configuration is an option, nested ones with dots."""
+    parser = ArgumentParser(
+        prog="ezsr-synth",
+        description="Turn still pictures into event streams, as WebDataset tar shards.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "images",
+        metavar="IMAGES",
+        help="a picture, a folder, a class tree (folder = class), a .txt list, tars or URLs "
+        "with {000..123} and ::, or toy:N",
+    )
+    parser.add_argument("out", metavar="OUT", help="folder for the shards; rerun to continue")
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below")
+    parser.add_argument("--size", type=str, default="224x224", help="sensor size WxH in pixels")
+    parser.add_class_arguments(SynthConfig, None, skip={"size"})
+    parser.add_class_arguments(SourceOptions, None)
+    parser.add_class_arguments(RunOptions, None, skip={"overwrite"})
+    parser.add_argument(
+        "--overwrite", action="store_true", help="delete the shard set in OUT and start anew"
+    )
+    parser.add_argument("--name", type=str, default="events", help="first part of file names")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="try a few pictures and print samples, GB and hours to expect; write nothing",
+    )
+    return use_hyphens(parser)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0, 1 (the run failed), 2 (bad usage) or 130 (interrupted)."""
+    parser = build_parser()
+    signal.signal(signal.SIGTERM, _interrupt)
+    options: Namespace | None = None
+    try:
+        options = parse_arguments(parser, argv)
+        options.size = SensorSize.parse(options.size)
+        config, source, run = (
+            _take(options, kind) for kind in (SynthConfig, SourceOptions, RunOptions)
+        )
+        if options.dry_run:
+            print(estimate(options.images, config, source, run))
+            return 0
+        report = synthesize(options.images, options.out, config, source, run, options.name)
+        print(summary(report, options.out))
+        return 0
+    except EzsrError as error:
+        print(f"ezsr-synth: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        where = options.out if options else "OUT"
+        print(
+            f"\nezsr-synth: stopped. Finished shards are kept in {where}; run the same command "
+            f"again to continue.",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+
+
+def summary(report: RunReport, out: str) -> str:
+    """Return what a run did, in a few lines."""
+    failed = sum(report.failures.values())
+    lines = [
+        f"{report.samples} samples with {report.events / 1e6:.1f} M events from {report.pictures} "
+        f"pictures, in {report.shards} shards ({format_bytes(report.size_bytes)})"
+    ]
+    if report.made:
+        lines.append(f"{report.made} shards made in {report.seconds:.1f} s")
+    else:
+        lines.append("nothing to do: every shard was complete")
+    if failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.failures.items())
+        lines.append(f"{failed} gave no sample ({reasons}); see 'failures' in {out}/*.json")
+    lines.append(f"check them: ezsr-shards verify {out}    look: ezsr-shards view {out}")
+    return "\n".join(lines)
+
+
+def _take(options: Namespace, kind: type[Any]) -> Any:
+    """Build one configuration from the options that carry its fields' names."""
+    names = kind.__dataclass_fields__
+    return kind(**{name: getattr(options, name) for name in names})
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""ImageRecord: one picture to be turned into events, wherever its bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ezsr_synth.decode import decode_picture
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_READABLE_PART = 48
+_HASH_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture.
+
+    key         unique and stable: a function of `source` alone
+    source      where it came from, relative to what the user named
+    read        gives the file's bytes, or RGB uint8 (H, W, 3); raises PictureError
+    caption, label, class_name  where known
+    url         where the picture was once downloaded from, if the source says
+    """
+
+    key: str
+    source: str
+    read: Callable[[], bytes | npt.NDArray[np.uint8]]
+    caption: str | None = None
+    label: int | None = None
+    class_name: str | None = None
+    url: str | None = None
+
+    def decode(self, max_pixels: int) -> npt.NDArray[np.uint8]:
+        """Return RGB uint8 (H, W, 3); raise PictureError with a countable reason."""
+        data = self.read()
+        return data if isinstance(data, np.ndarray) else decode_picture(data, max_pixels)
+
+
+class Pictures(Protocol):
+    """The pictures of one shard: small, picklable, and read one record at a time."""
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        """Yield the records in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """The unit of work: an index and its pictures. Every engine only maps tasks."""
+
+    index: int
+    pictures: Pictures
+
+
+def key_of(source: str) -> str:
+    """Return a key for a source: what is readable of its name, then a hash of all of it."""
+    stem = os.path.splitext(source)[0]
+    readable = _UNSAFE.sub("_", stem)[-_READABLE_PART:].strip("_-")
+    return f"{readable}-{hash_text(source)[:_HASH_DIGITS]}".lstrip("-")
+
+
+def hash_text(text: str) -> str:
+    """Return the sha256 (hex) of a string, also of file names that are no valid Unicode."""
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def tidy_caption(text: str) -> str | None:
+    """Return a caption on one line, or None where nothing is left."""
+    return " ".join(text.split()) or None
+
+
+def printable(name: str) -> str:
+    """Return a file name that any JSON reader accepts; bytes that are no Unicode are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -1,0 +1,174 @@
+"""Work: the unit of work, one shard from its pictures, the same on every engine."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ezsr_shards.sample import Sample
+from ezsr_shards.shard import write_shard
+from ezsr_shards.shardset import Failure, ShardRecord, shard_name
+from ezsr_synth.config import SynthConfig
+from ezsr_synth.decode import PictureError
+from ezsr_synth.motion import draw_motion
+from ezsr_synth.randomness import rng_for
+from ezsr_synth.records import ImageRecord, ShardTask
+from ezsr_synth.scene import log_picture, place_picture, snapshot
+from ezsr_synth.simulate import draw_camera, simulate
+
+LIBRARIES = ("ezsr", "numpy", "numba", "opencv-python", "pillow", "isal")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What all shards of a run share: where they go, their name, and how samples are made."""
+
+    folder: Path
+    name: str
+    config: SynthConfig
+    config_hash: str
+
+
+@dataclass
+class Tally:
+    """Counts of one shard while it is being made."""
+
+    pictures: int = 0
+    samples: int = 0
+    events: int = 0
+    on_events: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    labels: dict[str, int] = field(default_factory=dict)
+
+    def add(self, sample: Sample) -> None:
+        """Count a finished sample."""
+        self.samples += 1
+        self.events += len(sample.events)
+        self.on_events += sample.events.on_count
+        if sample.label is not None:
+            self.labels[str(sample.label)] = self.labels.get(str(sample.label), 0) + 1
+
+
+OnPicture = Callable[[str, Tally], None]
+"""Called with a picture's source before it is worked on, and the counts so far."""
+
+
+def make_shard(
+    task: ShardTask, plan: ShardPlan, on_picture: OnPicture | None = None
+) -> ShardRecord:
+    """Make one shard: write its tar, then its record, both atomically; return the record.
+
+    Pictures that cannot be used are counted and listed, and the work goes on. The bytes depend
+    on the task and the configuration alone. Raises OSError where the output cannot be written
+    and InputError where a tar cannot be reached.
+    """
+    tally = Tally()
+    name = shard_name(plan.name, task.index)
+    facts = write_shard(
+        plan.folder / f"{name}.tar", _make_samples(task, plan.config, tally, on_picture)
+    )
+    record = ShardRecord(
+        name=name,
+        pictures=tally.pictures,
+        samples=tally.samples,
+        events=tally.events,
+        on_events=tally.on_events,
+        failures=tuple(tally.failures),
+        labels=dict(sorted(tally.labels.items(), key=lambda item: int(item[0]))),
+        sha256=facts.sha256,
+        size_bytes=facts.size_bytes,
+        config_hash=plan.config_hash,
+        versions=library_versions(),
+    )
+    record.write(plan.folder)
+    return record
+
+
+def _make_samples(
+    task: ShardTask, config: SynthConfig, tally: Tally, on_picture: OnPicture | None
+) -> Iterator[Sample]:
+    for record in task.pictures:
+        if on_picture:
+            on_picture(record.source, tally)
+        tally.pictures += 1
+        try:
+            rgb = record.decode(config.max_pixels)
+        except PictureError as error:
+            tally.failures.append(Failure(record.source, error.reason, error.detail))
+            continue
+        for view in range(config.views):
+            try:
+                sample = make_sample(record, rgb, view, config)
+            except PictureError as error:
+                tally.failures.append(Failure(record.source, error.reason, error.detail))
+            else:
+                tally.add(sample)
+                yield sample
+
+
+def make_sample(
+    record: ImageRecord, rgb: npt.NDArray[np.uint8], view: int, config: SynthConfig
+) -> Sample:
+    """Return one view of a picture as a sample; raise PictureError if it gives too few events."""
+
+    def rng(purpose: str) -> np.random.Generator:
+        return rng_for(config.seed, record.key, view, purpose)
+
+    camera = draw_camera(rng("camera"), config.camera)
+    motion = draw_motion(rng("motion"), config.motion, config.size)
+    contain_scale = float(rng("scale").uniform(*config.contain_scale))
+    placement = place_picture((rgb.shape[1], rgb.shape[0]), motion, config, contain_scale)
+    events = simulate(
+        log_picture(rgb, placement, config.camera),
+        placement.motion,
+        camera,
+        config.size,
+        config.max_events,
+    )
+    if len(events) < max(config.min_events, 1):
+        raise PictureError(
+            "too-few-events",
+            f"view {view}: {len(events)} events, min_events is {config.min_events}",
+        )
+    seen = snapshot(rgb, placement, events.duration_us / 2, config.size)
+    meta: dict[str, Any] = {
+        "kind": "synthetic",
+        "source": record.source,
+        "class_name": record.class_name,
+        "seed": config.seed,
+        "view": view,
+        "camera": {"threshold_on": camera.threshold_on, "threshold_off": camera.threshold_off},
+        "motion": motion.facts,
+        "fit": config.fit,
+        "capped": events.duration_us < config.motion.duration_us,
+    }
+    if config.fit == "contain":
+        meta["contain_scale"] = contain_scale
+    if record.url:
+        meta["url"] = record.url
+    jpeg = encode_jpeg(seen, config.jpeg_quality)
+    key = f"{record.key}_v{view:02d}"
+    return Sample(key, events, jpeg, record.caption, record.label, meta)
+
+
+def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """Return a JPEG of an RGB picture uint8 (H, W, 3)."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"jpeg: OpenCV could not encode a picture of shape {rgb.shape}")
+    return bytes(data)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides the bytes: Python and our libraries."""
+    versions = {name: version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **versions}

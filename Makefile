@@ -15,7 +15,7 @@ PICTURES ?= 240
 
 demo: .venv/.installed  ## toy pictures -> shards -> checks -> contact sheet and animation
 	@echo "ezsr-synth toy:$(PICTURES) $(DEMO)/shards"
-	@$(BIN)/ezsr-synth toy:$(PICTURES) $(DEMO)/shards
+	@$(BIN)/ezsr-synth toy:$(PICTURES) $(DEMO)/shards --overwrite
 	@$(BIN)/ezsr-shards verify $(DEMO)/shards
 	@$(BIN)/ezsr-shards info $(DEMO)/shards
 	@$(BIN)/ezsr-shards view $(DEMO)/shards --to $(DEMO)/sheet.png

@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -55,7 +55,9 @@ class Lost:
 Outcome = Working | Done | Lost
 
 
-def run_local(tasks: Iterator[ShardTask], plan: ShardPlan, workers: int) -> Iterator[Outcome]:
+def run_local(
+    tasks: Iterator[ShardTask], plan: ShardPlan, workers: int
+) -> Generator[Outcome, None, None]:
     """Map `make_shard` over tasks with a pool of processes on this machine; yield what happens.
 
     A worker that dies, or cannot reach its input, costs its shard an attempt. An output that

@@ -37,7 +37,9 @@ from ezsr_synth.records import ShardTask
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
 from ezsr_synth.work import ShardPlan
 
-FORMAT_VERSION = 1
+SYNTHESIS_VERSION = 1
+"""Raised whenever the same configuration gives other bytes, so that no set is a mixture."""
+
 RUNS_FILE, LOCK_FILE = "runs.jsonl", ".lock"
 _JUDGE_AFTER = 1000
 
@@ -238,7 +240,7 @@ def _output_folder(out: str | Path) -> Path:
 def _configuration(listing: Listing, config: SynthConfig, name: str) -> dict[str, Any]:
     """Return what decides the bytes, and its hash."""
     facts = {
-        "format": FORMAT_VERSION,
+        "synthesis_version": SYNTHESIS_VERSION,
         "name": name,
         "pictures": listing.pictures,
         "shards": listing.shards,

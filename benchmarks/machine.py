@@ -1,0 +1,44 @@
+"""What every committed result carries: machine, commit, versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ezsr_synth.work import library_versions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, CPUs, system, commit and library versions."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
+    )
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "system": platform.system(),
+        "commit": git.stdout.strip() or None,
+        "versions": library_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def write_result(path: Path, facts: dict[str, Any]) -> None:
+    """Write a result as JSON, with the machine it was measured on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**facts, "machine": describe_machine()}, indent=1, sort_keys=True)
+    path.write_text(text + "\n")

@@ -1,0 +1,200 @@
+"""Sources: what the user calls IMAGES, listed and cut into tasks of one shard each.
+
+A listing holds plain strings only, so that millions of paths fit in memory; records exist one at
+a time, in the process that makes the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ezsr_shards.errors import ConfigError, InputError
+from ezsr_shards.shardset import ShardClass
+from ezsr_synth.classnames import read_classnames, words_of
+from ezsr_synth.decode import EXTENSIONS
+from ezsr_synth.files import FilePictures, class_folder, list_folder, read_list
+from ezsr_synth.records import ImageRecord, Pictures, ShardTask, hash_text, key_of
+from ezsr_synth.tars import TarPictures, expand_urls, short_names
+from ezsr_synth.toy import CLASS_NAMES, draw_toy, parse_toy, toy_label
+
+_AUTO_SHARDS, _AUTO_LEAST, _AUTO_MOST = 64, 25, 1000
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How IMAGES is read and cut into shards."""
+
+    shard_size: int = 0
+    """Pictures per shard; 0: about 64 shards of 25 to 1000 pictures. One input tar is one shard."""
+    labels: Literal["auto", "folder", "none"] = "auto"
+    """folder: the first folder is the class; auto: if all pictures lie exactly one folder deep."""
+    classnames: str | None = None
+    """File that maps folder names (wnids, say) or labels to words: lines 'n01440764 tench'."""
+    split: str | None = None
+    """Name of the split, noted in classes.json."""
+
+    def __post_init__(self) -> None:
+        """Refuse shard sizes that make no shards."""
+        if not 0 <= self.shard_size <= 1_000_000:
+            raise ConfigError(f"shard_size {self.shard_size}: give 1 to 1000000, or 0 to choose")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures of a run, cut into shards, as a function from shard index to task.
+
+    pictures     how many there are, or None where only reading the tars can tell
+    classes      every class there is, by label
+    fingerprint  sha256 of what is listed, in order: two equal listings make equal shards
+    """
+
+    pictures: int | None
+    shards: int
+    classes: tuple[ShardClass, ...]
+    split: str | None
+    fingerprint: str
+    pictures_of: Callable[[int], Pictures]
+
+    def tasks(self) -> Iterator[ShardTask]:
+        """Yield the tasks one by one; they are made when asked for."""
+        return (ShardTask(index, self.pictures_of(index)) for index in range(self.shards))
+
+
+def list_pictures(images: str, options: SourceOptions) -> Listing:
+    """List IMAGES: a picture, a folder, a class tree, a `.txt` list, tars, or `toy:N`.
+
+    Raises InputError with a remedy where there is nothing to read.
+    """
+    names = read_classnames(Path(options.classnames)) if options.classnames else {}
+    if images.startswith("toy:"):
+        return _list_toy(images, options)
+    if ".tar" in images or "://" in images or images.startswith("pipe:"):
+        return _list_tars(expand_urls(images), names, options)
+    if not os.path.exists(images):
+        raise InputError(
+            f"IMAGES {images!r}: no such file or folder; give a picture, a folder, a .txt list, "
+            f"tars such as 'data/{{000..123}}.tar', or toy:N"
+        )
+    if os.path.isdir(images):
+        paths = list_folder(images)
+        tars = [] if paths else list_folder(images, frozenset([".tar"]))
+        if tars:
+            return _list_tars([os.path.join(images, tar) for tar in tars], names, options)
+        return _list_files(images, _mixed(paths), names, options)
+    if Path(images).suffix.lower() == ".txt":
+        return _list_files(os.path.dirname(images), read_list(Path(images)), names, options)
+    return _list_files(os.path.dirname(images), [os.path.basename(images)], names, options)
+
+
+def _mixed(paths: list[str]) -> list[str]:
+    """Put sorted paths into an order that mixes folders, so that no shard holds a single class.
+
+    The order is by hash: it stays when files come or go, and a prefix is a fair sample.
+    """
+    hashes = np.fromiter((int(hash_text(path)[:15], 16) for path in paths), np.int64, len(paths))
+    return [paths[n] for n in np.argsort(hashes, kind="stable")]
+
+
+def _list_files(
+    root: str, paths: list[str], names: Mapping[str, str], options: SourceOptions
+) -> Listing:
+    if not paths:
+        kinds = " ".join(sorted(EXTENSIONS))
+        raise InputError(f"IMAGES {root!r}: no pictures here; looked for {kinds}, and for .tar")
+    by_folder = options.labels == "folder" or (
+        options.labels == "auto" and all(path.count("/") == 1 and path[0] != "/" for path in paths)
+    )
+    folders = sorted({class_folder(path) for path in paths}) if by_folder else []
+    if "" in folders:
+        stray = next(path for path in paths if not class_folder(path))
+        raise InputError(f"labels folder: {stray!r} lies in no class folder; use --labels none")
+    label_of = {folder: label for label, folder in enumerate(folders)}
+    classes = tuple(ShardClass(n, words_of(f, names), f) for n, f in enumerate(folders))
+    size = _shard_size(len(paths), options)
+
+    def pictures_of(index: int) -> FilePictures:
+        part = tuple(paths[index * size : (index + 1) * size])
+        labels = tuple(label_of[class_folder(path)] for path in part) if by_folder else ()
+        return FilePictures(root, part, labels, tuple(classes[label].name for label in labels))
+
+    shards = ceil(len(paths) / size)
+    return Listing(
+        len(paths), shards, classes, options.split, _fingerprint(paths, classes), pictures_of
+    )
+
+
+def _list_tars(urls: list[str], names: Mapping[str, str], options: SourceOptions) -> Listing:
+    if options.labels == "folder":
+        raise ConfigError(
+            "labels folder: tars have no class folders; labels come from .cls members"
+        )
+    shorts = short_names(urls)
+    numbered = sorted((int(label), words) for label, words in names.items() if label.isdecimal())
+    classes = tuple(ShardClass(label, words) for label, words in numbered)
+
+    def pictures_of(index: int) -> TarPictures:
+        return TarPictures(urls[index], shorts[index], names)
+
+    return Listing(
+        None, len(urls), classes, options.split, _fingerprint(shorts, classes), pictures_of
+    )
+
+
+@dataclass(frozen=True)
+class ToyPictures:
+    """Pictures start..stop of one split of the toy world, drawn when read."""
+
+    start: int
+    stop: int
+    split: str
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        """Yield a record per picture."""
+        for index in range(self.start, self.stop):
+            label = toy_label(index, self.split)
+            source = f"toy:{self.split}:{index:08d}"
+            yield ImageRecord(
+                key=key_of(source),
+                source=source,
+                read=lambda index=index: draw_toy(index, self.split),  # type: ignore[misc]
+                caption=CLASS_NAMES[label],
+                label=label,
+                class_name=CLASS_NAMES[label],
+            )
+
+
+def _list_toy(images: str, options: SourceOptions) -> Listing:
+    spec = parse_toy(images)
+    classes = tuple(ShardClass(label, name) for label, name in enumerate(CLASS_NAMES))
+    size = _shard_size(spec.count, options)
+
+    def pictures_of(index: int) -> ToyPictures:
+        return ToyPictures(index * size, min(spec.count, (index + 1) * size), spec.split)
+
+    fingerprint = _fingerprint([f"toy:{spec.count}:{spec.split}"], classes)
+    shards = ceil(spec.count / size)
+    split = options.split or spec.split
+    return Listing(spec.count, shards, classes, split, fingerprint, pictures_of)
+
+
+def _shard_size(pictures: int, options: SourceOptions) -> int:
+    """Return the pictures per shard: as asked, or enough shards for loaders to share."""
+    automatic = min(max(ceil(pictures / _AUTO_SHARDS), _AUTO_LEAST), _AUTO_MOST)
+    return options.shard_size or automatic
+
+
+def _fingerprint(sources: Iterable[str], classes: Sequence[ShardClass]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(os.fsencode(source) + b"\0")
+    for entry in classes:
+        digest.update(f"{entry.index}/{entry.folder}/{entry.name}\0".encode(errors="replace"))
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""The arrows of the architecture: who may import whom, and what must never be loaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+FORBIDDEN = {
+    "shards/ezsr_shards": {"ezsr_synth", "ezsr_train", "torch", "numba", "webdataset"},
+    "synth/ezsr_synth": {"ezsr_train", "torch", "webdataset"},
+    "train/ezsr_train": {"ezsr_synth", "numba"},
+}
+INSIDE_SYNTH = ["cli", "estimate", "run", "progress", "backends", "work", "simulate", "kernels"]
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: write absolute imports"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("folder", FORBIDDEN)
+def test_imports_point_one_way(folder: str) -> None:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        tops = {name.partition(".")[0] for name in imports_of(path)}
+        assert not tops & FORBIDDEN[folder], path
+        assert not tops & {"tests", "benchmarks", "conftest"}, path
+
+
+def test_inside_synth_the_command_line_is_on_top_and_the_kernels_below() -> None:
+    for n, name in enumerate(INSIDE_SYNTH):
+        above = {f"ezsr_synth.{other}" for other in INSIDE_SYNTH[:n]}
+        assert not imports_of(ROOT / f"synth/ezsr_synth/{name}.py") & above, name
+
+
+def test_only_kernels_are_compiled() -> None:
+    for path in (ROOT / "synth").rglob("*.py"):
+        uses_numba = "numba" in {name.partition(".")[0] for name in imports_of(path)}
+        assert uses_numba == (path.name == "kernels.py"), path
+
+
+def test_the_reference_imports_nothing_of_ours() -> None:
+    tops = {name.partition(".")[0] for name in imports_of(ROOT / "tests/reference.py")}
+    assert tops <= {"__future__", "math", "dataclasses", "numpy"}
+
+
+def test_no_drawer_for_odds_and_ends() -> None:
+    names = {path.name for path in ROOT.rglob("*.py") if ".venv" not in path.parts}
+    assert not names & {"utils.py", "helpers.py", "common.py", "misc.py"}
+
+
+def test_synthesis_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ezsr_synth.cli import main; "
+        f"assert main(['toy:4', {str(tmp_path / 'out')!r}, '--workers', '1']) == 0; "
+        "bad = {'torch', 'webdataset', 'ezsr_train'} & set(sys.modules); "
+        "sys.exit(f'loaded {bad}' if bad else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -181,6 +181,25 @@ def test_float_pixels_are_refused() -> None:
     assert reason_of(encode(image, "TIFF")) == "unsupported-mode"
 
 
+def test_garbled_exif_never_spoils_a_picture() -> None:
+    rng = np.random.default_rng(1)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A], exif[0x010E] = 6, 72.0, "a description"
+    image = Image.fromarray(smooth_picture(1, 30, 40))
+    for kind in ("JPEG", "WEBP"):
+        data = encode(image, kind, exif=exif)
+        start = data.index(b"Exif") if b"Exif" in data else data.index(b"EXIF")
+        for _ in range(300):
+            garbled = bytearray(data)
+            for spot in rng.integers(start + 6, start + 120, 3):
+                garbled[min(spot, len(data) - 1)] = int(rng.integers(0, 256))
+            try:
+                decoded = decode_picture(bytes(garbled), 10**6)
+            except PictureError:
+                continue
+            assert sorted(decoded.shape) == [3, 30, 40]
+
+
 def test_garbled_bytes_never_escape_as_other_errors(image: Image.Image) -> None:
     rng = np.random.default_rng(0)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000"):

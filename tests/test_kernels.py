@@ -10,7 +10,6 @@ import reference
 from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.kernels import sort_by_time, weigh_channels
 from ezsr_synth.motion import Motion, draw_motion
-from ezsr_synth.scene import MARGIN_PX
 from ezsr_synth.simulate import Camera, simulate
 
 CASES = 220
@@ -134,6 +133,23 @@ def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.M
     assert np.array_equal(roomy.x, tight.x)
 
 
+def test_a_capped_simulation_keeps_its_memory_in_bounds() -> None:
+    """Noise at tiny thresholds fires hundreds of events a pixel; the cap is 1000."""
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    noise = rng.choice(np.array([-6.9, 0.0], np.float32), (140, 140))
+    size = SensorSize(128, 128)
+    motion = draw_motion(rng, MotionConfig(translation_px=(4, 5), rotation_deg=0), size)
+    tracemalloc.start()
+    path = motion.shifted(69.5, 69.5)
+    capped = simulate(noise, path, Camera(0.01, 0.01), size, max_events=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0 < len(capped) <= 1000
+    assert peak < 250 * 128 * 128 * 13 * 2, "the events of about one time step, 13 bytes each"
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_cap_keeps_a_whole_time_span(seed: int, share: float) -> None:
@@ -201,7 +217,3 @@ def test_weighed_channels_agree_with_numpy() -> None:
     weights = rng.random((3, 256)).astype(np.float32)
     expected = sum(weights[c].astype(np.float64)[rgb[..., c]] for c in range(3))
     assert np.allclose(weigh_channels(rgb, weights), expected, rtol=1e-6)
-
-
-def test_margin_is_wide_enough_for_bilinear_look_ups() -> None:
-    assert MARGIN_PX >= 1

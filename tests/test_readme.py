@@ -75,7 +75,8 @@ def test_table_has_a_command_for_every_source() -> None:
 def test_programs(number: int, workplace: Path) -> None:
     if not (workplace / "shards").exists():
         run(["ezsr-synth", "pictures", "shards", "--seed", "7"], workplace)
-    assert run([sys.executable, "-W", "ignore", "-c", PROGRAMS[number]], workplace).strip()
+    (workplace / "program.py").write_text(PROGRAMS[number])
+    assert run([sys.executable, "-W", "ignore", "program.py"], workplace).strip()
 
 
 def test_make_demo_does_what_the_readme_prints(tmp_path: Path) -> None:

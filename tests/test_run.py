@@ -10,19 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import smooth_picture, write_picture
 
-from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError
+from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, ShardError
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import ShardRecord, read_classes, read_records
 from ezsr_shards.verify import iterate_samples, verify
-from ezsr_synth.backends import run_local
+from ezsr_synth.backends import Lost, Working, run_local
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_synth.records import ShardTask
+from ezsr_synth.records import ImageRecord, ShardTask
 from ezsr_synth.run import RunOptions, RunReport, available_cpus, synthesize
 from ezsr_synth.sources import SourceOptions
 from ezsr_synth.work import ShardPlan
@@ -143,9 +144,97 @@ def test_overwrite_deletes_nothing_else(picture_folder: Path, tmp_path: Path) ->
 def test_a_folder_with_foreign_tars_is_refused(picture_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "events-000000.tar").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(OutputError, match="not this program's"):
+        with pytest.raises(OutputError, match="not ours to replace"):
             run(picture_folder, tmp_path, overwrite=overwrite)
     assert (tmp_path / "events-000000.tar").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["config.json", "index.json", "classes.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_other_programs_are_kept(
+    name: str, overwrite: bool, picture_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for file in (name, ".download.part"):
+        (out / file).write_text('{"theirs": 1}')
+    with pytest.raises(OutputError, match="another folder"):
+        run(picture_folder, out, overwrite=overwrite)
+    for file in (name, ".download.part"):
+        assert (out / file).read_text() == '{"theirs": 1}'
+
+
+def test_what_is_damaged_is_made_again_or_named(picture_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(picture_folder, out)
+    whole = set_bytes(out)
+    (out / "events-000000.json").write_text("")
+    (out / "events-000001.json").write_text("[]")
+    assert run(picture_folder, out).made == 2
+    assert set_bytes(out) == whole
+    (out / "config.json").write_text("{")
+    with pytest.raises(OutputError, match=r"config\.json is damaged"):
+        run(picture_folder, out)
+
+
+def test_pictures_elsewhere_are_other_pictures(picture_folder: Path, tmp_path: Path) -> None:
+    """The same names in another folder may be other pictures, so nothing is taken for done."""
+    run(picture_folder, tmp_path / "out")
+    picture_folder.rename(tmp_path / "moved")
+    with pytest.raises(OutputError, match=r"was made from .*moved.*correct 'images'"):
+        run(tmp_path / "moved", tmp_path / "out")
+    (tmp_path / "moved" / "class_a" / "image 00.jpg").rename(
+        tmp_path / "moved" / "class_a" / "b.jpg"
+    )
+    with pytest.raises(OutputError, match="as many pictures, but others"):
+        run(tmp_path / "moved", tmp_path / "out")
+
+
+def test_the_shard_size_is_part_of_the_configuration(tmp_path: Path) -> None:
+    for n in range(10):
+        write_picture(tmp_path / "p" / f"{n}.png", smooth_picture(n))
+    for size, outcome in ((6, None), (5, "shard_size was 6, now 5")):
+        options = (str(tmp_path / "p"), tmp_path / "out", CONFIG, SourceOptions(shard_size=size))
+        if outcome is None:
+            synthesize(*options)
+        else:
+            with pytest.raises(OutputError, match=outcome):
+                synthesize(*options)
+
+
+def test_out_inside_the_pictures_is_not_read_again(picture_folder: Path) -> None:
+    out = picture_folder / "out"
+    run(picture_folder, out)
+    write_picture(out / "view.png", smooth_picture(0))
+    assert run(picture_folder, out).made == 0
+    with pytest.raises(InputError, match="is also OUT"):
+        run(picture_folder, picture_folder)
+
+
+def test_tars_are_never_closed_as_complete_when_some_are_missing(tmp_path: Path) -> None:
+    from test_sources import jpeg, write_tar
+
+    bad = {f"a{n}.jpg": b"no picture" for n in range(5)}
+    write_tar(tmp_path / "0.tar", bad | {f"b{n}.jpg": jpeg(n) for n in range(60)})
+    for n in (1, 2):
+        write_tar(tmp_path / f"{n}.tar", {f"b{n}.jpg": jpeg(n) for n in range(5)})
+    report = run(tmp_path, tmp_path / "out", workers=1, max_failures=0.07)
+    assert (report.shards, report.samples) == (3, 70)
+    verify(tmp_path / "out")
+
+
+def test_labels_without_a_name_still_get_a_class(tmp_path: Path) -> None:
+    from test_sources import jpeg, write_tar
+
+    write_tar(
+        tmp_path / "a.tar", {"a.jpg": jpeg(), "a.cls": b"12", "b.jpg": jpeg(1), "b.cls": b"1"}
+    )
+    (tmp_path / "names.txt").write_text("0 tench\n1 shark\n")
+    source = SourceOptions(classnames=str(tmp_path / "names.txt"))
+    synthesize(str(tmp_path / "a.tar"), tmp_path / "out", CONFIG, source)
+    classes, _ = read_classes(tmp_path / "out")
+    assert [(c.index, c.name) for c in classes] == [(0, "tench"), (1, "shark"), (12, "12")]
+    verify(tmp_path / "out")
 
 
 def spoil(folder: Path, count: int) -> None:
@@ -170,9 +259,19 @@ def test_a_run_stops_early_when_it_cannot_succeed(
 ) -> None:
     spoil(picture_folder, 120)
     monkeypatch.setattr("ezsr_synth.run._JUDGE_AFTER", 20)
-    with pytest.raises(RunError, match="gave no sample"):
+    with pytest.raises(RunError, match="stopped after"):
         run(picture_folder, tmp_path / "out", workers=1)
     assert len(list((tmp_path / "out").glob("*.tar"))) < 20
+
+
+def test_failures_of_several_views_are_judged_by_samples(tmp_path: Path) -> None:
+    for n in range(4):
+        flat = np.full((40, 40, 3), 90, np.uint8)
+        write_picture(tmp_path / "p" / f"{n}.png", flat if n < 2 else smooth_picture(n))
+    config = SynthConfig(size=SensorSize(48, 32), views=5)
+    with pytest.raises(RunError, match=r"10 of 20 samples \(50\.0%\)"):
+        run(tmp_path / "p", tmp_path / "out", config=config, max_failures=0.4)
+    assert run(tmp_path / "p", tmp_path / "out", config=config, max_failures=0.5).samples == 10
 
 
 def test_pictures_without_contrast_are_failures(tmp_path: Path) -> None:
@@ -221,7 +320,7 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
             time.sleep(0.02)
             assert process.poll() is None
         asked = time.monotonic()
-        os.kill(process.pid, signum)
+        os.killpg(process.pid, signum)  # as a terminal does: the whole group
         _, said = process.communicate(timeout=20)
         assert time.monotonic() - asked < 2
         assert process.returncode == 130
@@ -230,34 +329,49 @@ def test_interrupt_stops_cleanly_and_says_how_to_continue(tmp_path: Path) -> Non
 
 
 class _Poison:
-    """Pictures whose reading kills the process, as a crash in a decoder would, `times` times."""
+    """Pictures of which one kills its worker when read, as a crash in a decoder would."""
 
-    def __init__(self, marks: Path, times: int) -> None:
-        self.marks, self.times = marks, times
+    def __init__(self, marks: Path, deaths: int) -> None:
+        self.marks, self.deaths = marks, deaths
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[ImageRecord]:
+        for n in range(3):
+            yield ImageRecord(f"k{n}", f"s{n}", self.read if n == 1 else harmless)
+
+    def read(self) -> bytes:
         tries = len(list(self.marks.iterdir()))
-        if tries < self.times:
+        if tries < self.deaths:
             (self.marks / str(tries)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return iter(())
+        return b""
 
 
+def harmless() -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("repeat", range(3))
 @pytest.mark.parametrize(("deaths", "outcome"), [(1, "Done"), (2, "Done"), (3, "Lost")])
 def test_a_crashed_worker_costs_its_shard_an_attempt(
-    deaths: int, outcome: str, tmp_path: Path
+    deaths: int, outcome: str, repeat: int, tmp_path: Path
 ) -> None:
     (tmp_path / "marks").mkdir()
     (tmp_path / "out").mkdir()
     plan = ShardPlan(tmp_path / "out", "events", CONFIG, "hash")
-    tasks = [ShardTask(0, _Poison(tmp_path / "marks", deaths)), ShardTask(1, ())]  # type: ignore[arg-type]
-    outcomes = {o.index: type(o).__name__ for o in run_local(iter(tasks), plan, 2)}
-    assert outcomes == {0: outcome, 1: "Done"}
+    tasks = [ShardTask(n, _Poison(tmp_path / "marks", deaths if n == 0 else 0)) for n in range(4)]
+    outcomes = {}
+    for said in run_local(iter(tasks), plan, 2):
+        time.sleep(0.005)  # a slow consumer: a worker may die with its messages unread
+        if not isinstance(said, Working):
+            outcomes[said.index] = type(said).__name__
+        if isinstance(said, Lost):
+            assert "'s1'" in said.why
+    assert outcomes == {0: outcome, 1: "Done", 2: "Done", 3: "Done"}
 
 
 def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     plan = ShardPlan(tmp_path / "gone", "events", CONFIG, "hash")
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(RunError, match="could not be written"):
         list(run_local(iter([ShardTask(0, ())]), plan, 1))  # type: ignore[arg-type]
 
 
@@ -301,6 +415,15 @@ def break_set(out: Path, how: str) -> None:
         (out / "events-000009.tar").write_bytes(data)
     elif how == "other class list":
         (out / "classes.json").write_text('{"split": null, "classes": []}')
+    elif how == "edited configuration":
+        config = (out / "config.json").read_text()
+        (out / "config.json").write_text(config.replace('"seed": 7', '"seed": 8'))
+    elif how == "garbled index":
+        (out / "index.json").write_text('{"shardlist": [{"url": "events-000000.tar"}]}')
+    elif how in ("wrong labels", "labels of another kind"):
+        facts = json.loads((out / "events-000001.json").read_text())
+        facts["labels"] = {"0": 99} if how == "wrong labels" else [1]
+        (out / "events-000001.json").write_text(json.dumps(facts))
     elif how == "wrong count":
         facts = json.loads((out / "events-000001.json").read_text())
         facts["events"] += 1
@@ -333,6 +456,10 @@ def break_set(out: Path, how: str) -> None:
         ("wrong count", r"events"),
         ("wrong index", r"index\.json"),
         ("same key twice", "twice"),
+        ("edited configuration", r"config\.json.*hash"),
+        ("garbled index", r"index\.json"),
+        ("wrong labels", "labels"),
+        ("labels of another kind", r"events-000001\.json"),
     ],
 )
 def test_verify_names_the_first_fault(

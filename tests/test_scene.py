@@ -82,13 +82,28 @@ def test_cover_never_shows_a_border(seed: int) -> None:
         assert np.all(snapshot(rgb, placement, t_us, config.size) == 200)
 
 
-def test_cover_keeps_the_aspect_of_ordinary_pictures() -> None:
-    config = SynthConfig(size=SensorSize(48, 36))
-    for seed in range(10):
-        placement = placed(300, 500, config, seed)
+@pytest.mark.parametrize("sizes", [(28, 34), (32, 128), (64, 224), (375, 224), (20, 224)])
+def test_cover_keeps_the_aspect(sizes: tuple[int, int]) -> None:
+    picture, sensor = sizes
+    config = SynthConfig(size=SensorSize(sensor, sensor))
+    for seed in range(20):
+        placement = placed(picture, picture * 4 // 3, config, seed)
         x0, y0, x1, y1 = placement.crop
         across, down = placement.scaled[0] / (x1 - x0), placement.scaled[1] / (y1 - y0)
         assert abs(across / down - 1) < 0.02
+
+
+@pytest.mark.parametrize("lens_blur_px", [0.0, 0.8, 5.0])
+def test_the_sensor_stays_clear_of_the_mirrored_edge(lens_blur_px: float) -> None:
+    """The blur mirrors the scene at its edge, which is not always the picture's edge."""
+    camera = CameraConfig(lens_blur_px=lens_blur_px)
+    config = SynthConfig(size=SensorSize(64, 48), camera=camera)
+    for seed in range(10):
+        placement = placed(600, 800, config, seed)
+        corners = placement.motion.corners(config.size)
+        assert corners.min() >= 1 + 3 * lens_blur_px
+        inset = np.array(placement.screen) - 1 - corners.max(axis=(0, 1))
+        assert inset.min() >= 1 + 3 * lens_blur_px
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -14,10 +14,12 @@ from jsonargparse import ArgumentParser
 from PIL import Image
 
 from ezsr_shards.command import (
+    EXIT_FAILED,
     EXIT_INTERRUPTED,
     exit_code_of,
     format_bytes,
     parse_arguments,
+    say,
     use_hyphens,
 )
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
@@ -68,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ConfigError("give a command: info, verify or view (see ezsr-shards --help)")
         arguments = options[options.command]
         command = {"info": _info, "verify": _verify, "view": _view}[options.command]
-        print(command(Path(arguments.folder), arguments))
+        say(command(Path(arguments.folder), arguments))
         return 0
     except EzsrError as error:
         print(f"ezsr-shards: {error}", file=sys.stderr)
         return exit_code_of(error)
+    except OSError as error:
+        print(f"ezsr-shards: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
 
@@ -129,6 +134,8 @@ def _view(folder: Path, options: Any) -> str:
     if options.key is not None:
         samples = (sample for sample in samples if sample.key == options.key)
     chosen = list(islice(samples, 1 if path.suffix.lower() == ".gif" else options.samples))
+    for sample in chosen:
+        sample.events.check()
     if not chosen:
         which = f" {options.key!r}" if options.key else ""
         raise InputError(f"{folder}: holds no sample{which}")
@@ -144,7 +151,12 @@ def _view(folder: Path, options: Any) -> str:
 
 
 def _picture(sample: Sample) -> Image.Image | None:
-    return Image.open(io.BytesIO(sample.jpeg)).convert("RGB") if sample.jpeg else None
+    if sample.jpeg is None:
+        return None
+    try:
+        return Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]).convert("RGB")
+    except Exception as error:  # Pillow's parsers raise almost anything
+        raise ShardError(f"sample {sample.key}: its .jpg is unreadable ({error})") from error
 
 
 def _title(sample: Sample) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -33,7 +35,18 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
     except argparse.ArgumentError as error:
         text = " ".join(str(error).split())
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
+    except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
+        text = " ".join(str(error).split())
+        raise ConfigError(f"options: {text} (see {parser.prog} --help)") from error
     return options
+
+
+def say(text: str) -> None:
+    """Print a result; a reader that has gone away does not make the work a failure."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
 
 
 def exit_code_of(error: EzsrError) -> int:

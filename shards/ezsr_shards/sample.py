@@ -6,7 +6,6 @@ import io
 import json
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,7 +89,9 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
                 columns[name] = np.lib.format.read_array(
                     io.BytesIO(archive.read(info)), allow_pickle=False
                 )
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, zlib.error, KeyError) as error:
+    except ShardError:
+        raise
+    except Exception as error:  # zip and npy readers raise almost anything on hostile bytes
         raise ShardError(f"events: unreadable archive ({error})") from error
     small = max(width, height) <= SMALL_SIDE_PX
     expected = {"x": "u1" if small else "<u2", "t": "<u4", "p": "u1"}
@@ -143,7 +144,14 @@ def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
         width, height, duration = (int(facts.pop(n)) for n in ("width", "height", "duration_us"))
         counts = {name: int(facts.pop(name)) for name in ("events", "on_events")}
         label, caption = facts.pop("label"), facts.pop("caption")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise ShardError(f"sample {key}: {key}.json lacks or garbles {error}") from error
     if version != FORMAT_VERSION:
         raise ShardError(f"sample {key}: format {version}, this release reads {FORMAT_VERSION}")

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -16,6 +17,7 @@ from ezsr_shards.sample import Sample, decode_sample, encode_sample
 
 PART_SUFFIX = ".part"
 MAX_MEMBER_BYTES = 1 << 30
+MAX_SKIPPED_BYTES = 1 << 36
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,35 @@ def forget_members(tar: tarfile.TarFile) -> None:
     tar.members.clear()  # type: ignore[attr-defined]
 
 
-class EndWatch:
-    """A readable file that remembers whether the last block read was a tar's end mark.
+class StrictTarInfo(tarfile.TarInfo):
+    """A member's header that must be whole.
 
-    tarfile takes a file that was cut between two members, or in a header, for a whole one.
+    By itself tarfile takes a damaged header, and a file that was cut between two members, for
+    the end of the tar, and skips a member of absurd size for years.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
-        """Watch the reading of `file`."""
-        self._file = file
-        self.ends_in_zeros = False
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> StrictTarInfo:
+        """Read the next header; raise ReadError unless it is whole, or the end mark."""
+        try:
+            info = super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"a header is damaged or missing: {error}") from error
+        if info.size > MAX_SKIPPED_BYTES:
+            raise tarfile.ReadError(f"{info.name!r} claims {info.size} bytes")
+        return info
 
-    def read(self, size: int = -1) -> bytes:
-        """Read on."""
-        data = self._file.read(size)
-        if data:
-            self.ends_in_zeros = not any(data[-tarfile.BLOCKSIZE :])
-        return data
+
+@contextmanager
+def open_tar_stream(file: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    """Open a tar for one pass; on leaving, raise ReadError if anything follows its end mark."""
+    with tarfile.open(fileobj=file, mode="r|", tarinfo=StrictTarInfo) as tar:
+        yield tar
+        while rest := tar.fileobj.read(tarfile.RECORDSIZE):
+            if any(rest):
+                raise tarfile.ReadError("data after the end mark: several tars in one file?")
 
 
 def read_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -118,10 +132,9 @@ def read_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
     a key that comes back later, and for a tar that ends early.
     """
     seen: set[str] = set()
-    watched = EndWatch(file)
     key, members = "", dict[str, bytes]()
     try:
-        with tarfile.open(fileobj=watched, mode="r|") as tar:  # type: ignore[call-overload]
+        with open_tar_stream(file) as tar:
             for info in tar:
                 name, dot, extension = info.name.partition(".")
                 if not info.isreg() or not dot or "/" in info.name:
@@ -144,8 +157,6 @@ def read_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
                 forget_members(tar)
     except tarfile.TarError as error:
         raise ShardError(f"not a whole tar ({error})") from error
-    if not watched.ends_in_zeros:
-        raise ShardError("not a whole tar (no end mark)")
     if members:
         yield key, members
 

@@ -9,6 +9,7 @@ index.json          the list of shards (wids shard-index form), written when all
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ezsr_shards.errors import OutputError, ShardError
-from ezsr_shards.shard import TarFacts, write_atomically
+from ezsr_shards.shard import write_atomically
 
 CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
 
@@ -56,32 +57,33 @@ class ShardRecord:
     config_hash: str
     versions: Mapping[str, str]
 
-    @property
-    def failures_by_reason(self) -> dict[str, int]:
-        """Count the failures of each reason."""
-        return count_reasons(self.failures)
-
-    def tar_facts(self) -> TarFacts:
-        """Return what the tar must be."""
-        return TarFacts(self.sha256, self.size_bytes)
-
     def write(self, folder: Path) -> None:
         """Write `NAME.json`, atomically, which declares the shard complete."""
-        write_json(
-            folder / f"{self.name}.json",
-            {**asdict(self), "failures_by_reason": self.failures_by_reason},
-        )
+        write_json(folder / f"{self.name}.json", asdict(self))
 
     @staticmethod
     def read(path: Path) -> ShardRecord:
         """Read a shard's record; raise ShardError if it is not one."""
         facts = read_json(path)
         try:
-            facts.pop("failures_by_reason")
             facts["failures"] = tuple(Failure(**failure) for failure in facts["failures"])
-            return ShardRecord(**facts)
+            record = ShardRecord(**facts)
+            _check_types(record)
+            return record
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardError(f"{path.name}: not a shard's record ({error})") from error
+
+
+def _check_types(record: ShardRecord) -> None:
+    """Raise TypeError unless the fields that are computed with are what they should be."""
+    texts = [record.name, record.sha256, record.config_hash]
+    for failure in record.failures:
+        texts += [failure.source, failure.reason, failure.detail]
+    counts = [record.pictures, record.samples, record.events, record.on_events, record.size_bytes]
+    if not all(isinstance(text, str) for text in (*texts, *record.labels)):
+        raise TypeError("a text is missing")
+    if not all(type(count) is int for count in (*counts, *record.labels.values())):
+        raise TypeError("a count is no whole number")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,12 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"give the OUT folder of a run"
         )
     return read_json(folder / CONFIG_FILE)
+
+
+def hash_config(facts: Mapping[str, Any]) -> str:
+    """Return the hash of what decides the bytes: all of `config.json` but `images` and the hash."""
+    deciding = {k: v for k, v in facts.items() if k not in ("config_hash", "images")}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def write_classes(folder: Path, classes: Sequence[ShardClass], split: str | None) -> None:
@@ -176,7 +184,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raise ShardError if it is missing or none."""
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ShardError(f"{path.name}: unreadable ({error})") from error
     if not isinstance(facts, dict):
         raise ShardError(f"{path.name}: not a JSON object")

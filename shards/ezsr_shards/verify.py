@@ -15,9 +15,11 @@ from ezsr_shards.sample import Sample
 from ezsr_shards.shard import read_shard
 from ezsr_shards.shardset import (
     CLASSES_FILE,
+    CONFIG_FILE,
     INDEX_FILE,
     ShardRecord,
     find_shards,
+    hash_config,
     read_classes,
     read_config,
     read_json,
@@ -44,6 +46,8 @@ def verify(folder: Path) -> Verified:
     """
     config = read_config(folder)
     name = str(config.get("name"))
+    if hash_config(config) != config.get("config_hash"):
+        raise ShardError(f"{CONFIG_FILE}: was changed after the run; its hash does not fit")
     records = [ShardRecord.read(path) for path in find_shards(folder, name, ".json")]
     _check_whole(folder, config, records)
     labels = {entry.index for entry in read_classes(folder)[0]}
@@ -69,10 +73,13 @@ def _check_whole(folder: Path, config: dict[str, object], records: list[ShardRec
         )
     if not (folder / INDEX_FILE).is_file():
         raise ShardError(f"{INDEX_FILE} is missing: the run did not end; run ezsr-synth again")
-    listed = {
-        entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])
-        for entry in read_json(folder / INDEX_FILE).get("shardlist", [])
-    }
+    try:
+        listed = {
+            entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])
+            for entry in read_json(folder / INDEX_FILE)["shardlist"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ShardError(f"{INDEX_FILE}: garbled ({error})") from error
     there = {
         f"{record.name}.tar": (record.samples, record.size_bytes, record.sha256)
         for record in records
@@ -109,8 +116,9 @@ def _check_tar(path: Path, record: ShardRecord) -> None:
 
 def _check_samples(folder: Path, record: ShardRecord, labels: set[int], keys: set[int]) -> None:
     samples = events = on_events = 0
+    found_labels: dict[str, int] = {}
     for sample in read_shard(folder / f"{record.name}.tar"):
-        sample_id = hash(sample.key)
+        sample_id = hash(sample.key)  # 8 bytes a key, for sets of many millions
         if sample_id in keys:
             raise ShardError(f"sample {sample.key}: the key appears twice in the set")
         keys.add(sample_id)
@@ -118,6 +126,10 @@ def _check_samples(folder: Path, record: ShardRecord, labels: set[int], keys: se
         samples += 1
         events += len(sample.events)
         on_events += sample.events.on_count
+        if sample.label is not None:
+            found_labels[str(sample.label)] = found_labels.get(str(sample.label), 0) + 1
+    if found_labels != record.labels:
+        raise ShardError(f"holds labels {found_labels}, its record says {dict(record.labels)}")
     found = (samples, events, on_events)
     said = (record.samples, record.events, record.on_events)
     if found != said:
@@ -142,7 +154,7 @@ def _check_sample(sample: Sample, labels: set[int]) -> None:
         with Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]) as picture:
             size = picture.size
             picture.load()
-    except (OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow's parsers raise almost anything
         raise ShardError(
             f"sample {sample.key}: {sample.key}.jpg is unreadable ({error})"
         ) from error

@@ -9,14 +9,14 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import cv2
 
-from ezsr_shards.errors import EzsrError, OutputError, RunError
+from ezsr_shards.errors import EzsrError, RunError
 from ezsr_shards.shardset import ShardRecord
 from ezsr_synth.records import ShardTask
 from ezsr_synth.work import ShardPlan, Tally, make_shard
@@ -61,7 +61,7 @@ def run_local(
     """Map `make_shard` over tasks with a pool of processes on this machine; yield what happens.
 
     A worker that dies, or cannot reach its input, costs its shard an attempt. An output that
-    cannot be written raises OutputError, an error in this code RunError. Closing the generator
+    cannot be written raises RunError, as does an error in this code. Closing the generator
     kills the workers; unfinished shards then leave no file under a final name.
     """
     pool: list[_Worker] = []
@@ -83,7 +83,7 @@ def run_local(
                     waiting.append(outcome)
                 else:
                     yield outcome
-            pool = [worker for worker in pool if worker.process.is_alive()]
+            pool = [worker for worker in pool if worker.attempt or worker.process.is_alive()]
     finally:
         for worker in pool:
             worker.process.kill()
@@ -107,7 +107,8 @@ class _Worker:
             context.set_forkserver_preload([__name__])
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, plan), daemon=True)
-        self.process.start()
+        with _no_interrupt():
+            self.process.start()
         theirs.close()
         self.attempt: _Attempt | None = None
         self._at = ""
@@ -138,7 +139,7 @@ class _Worker:
         if isinstance(message, EzsrError):
             return self._retry(attempt, str(message))
         if isinstance(message, OSError):
-            raise OutputError(
+            raise RunError(
                 f"OUT: shard {attempt.task.index} could not be written ({message}); mend this and "
                 f"run the same command again to continue"
             )
@@ -148,6 +149,22 @@ class _Worker:
         if attempt.number == ATTEMPTS:
             return Lost(attempt.task.index, why)
         return _Attempt(attempt.task, attempt.number + 1)
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back while a process starts: what it starts inherits that, for good.
+
+    A terminal signals the whole group, and only the parent is to decide how a run ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _idle(pool: list[_Worker], workers: int, plan: ShardPlan) -> _Worker | None:

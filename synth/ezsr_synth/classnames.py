@@ -20,7 +20,7 @@ def read_classnames(path: Path) -> Mapping[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
         facts = json.loads(text) if path.suffix == ".json" else None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"classnames {path}: cannot be read ({error})") from error
     if isinstance(facts, list):
         facts = {str(index): name for index, name in enumerate(facts)}

@@ -15,9 +15,10 @@ from ezsr_shards.command import (
     exit_code_of,
     format_bytes,
     parse_arguments,
+    say,
     use_hyphens,
 )
-from ezsr_shards.errors import EzsrError
+from ezsr_shards.errors import ConfigError, EzsrError
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.estimate import estimate
 from ezsr_synth.run import RunOptions, RunReport, synthesize
@@ -63,14 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse_arguments(parser, argv)
         options.size = SensorSize.parse(options.size)
+        for flag in ("overwrite", "dry_run"):
+            if not isinstance(options[flag], bool):
+                raise ConfigError(f"{flag} {options[flag]!r}: write true or false")
         config, source, run = (
             _take(options, kind) for kind in (SynthConfig, SourceOptions, RunOptions)
         )
         if options.dry_run:
-            print(estimate(options.images, config, source, run))
+            say(estimate(options.images, config, source, run))
             return 0
         report = synthesize(options.images, options.out, config, source, run, options.name)
-        print(summary(report, options.out))
+        say(summary(report, options.out))
         return 0
     except EzsrError as error:
         print(f"ezsr-synth: {error}", file=sys.stderr)

@@ -116,7 +116,7 @@ class SynthConfig:
         check_number("max_events", self.max_events, 1, 50_000_000)
         check_number("min_events", self.min_events, 0, self.max_events)
         check_number("jpeg_quality", self.jpeg_quality, 1, 100)
-        check_number("max_pixels", self.max_pixels, 1, 1_000_000_000)
+        check_number("max_pixels", self.max_pixels, 1, 178_000_000)  # Pillow refuses more
         shorter = min(self.size.width, self.size.height)
         if self.motion.translation_px[1] > shorter:
             raise ConfigError(

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats that Pillow may try. Others (EPS, PDF, ...) can start programs or are no photographs."""
@@ -28,6 +28,15 @@ EXTENSIONS = frozenset(
 )
 MAX_FILE_BYTES = 512 << 20
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {  # EXIF 2.32, tag 0x0112: what undoes each orientation but 1
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _JPEG_END = b"\xff\xd9"
 
 
@@ -102,14 +111,14 @@ def _decode_fast(data: bytes) -> npt.NDArray[np.uint8] | None:
 def _decode_any(image: Image.Image) -> npt.NDArray[np.uint8]:
     try:
         image.load()
-    except (OSError, SyntaxError, EOFError) as error:
+        way = _UPRIGHT.get(_orientation(image))
+        upright = image if way is None else image.transpose(way)
+        return np.array(_to_rgb(upright), dtype=np.uint8)
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders, too, raise almost anything
         reason = "truncated" if _says_truncated(error) else "corrupt"
-        raise PictureError(reason, str(error)) from error
-    except Exception as error:
-        raise PictureError("corrupt", f"{type(error).__name__}: {error}") from error
-    if _orientation(image) != 1:
-        image = ImageOps.exif_transpose(image)
-    return np.array(_to_rgb(image), dtype=np.uint8)
+        raise PictureError(reason, f"{type(error).__name__}: {error}") from error
 
 
 def _says_truncated(error: Exception) -> bool:
@@ -135,6 +144,3 @@ def _from_16_bit(levels: npt.NDArray[Any]) -> Image.Image:
     if levels.min() < 0 or levels.max() > 65535:
         raise PictureError("unsupported-mode", "integer pixels outside 0 to 65535")
     return Image.fromarray((levels.astype(np.uint32) // 257).astype(np.uint8)).convert("RGB")
-
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -56,51 +56,63 @@ def read_file(path: str) -> bytes:
 
 def _read_caption(path: str) -> str | None:
     """Return the text of the `.txt` beside a picture, if there is one."""
+    beside = os.path.splitext(path)[0] + ".txt"
     try:
-        with open(os.path.splitext(path)[0] + ".txt", "rb") as file:
+        if not stat.S_ISREG(os.stat(beside).st_mode):
+            return None
+        with open(beside, "rb") as file:
             return tidy_caption(file.read(_MAX_CAPTION_BYTES).decode("utf-8", "replace"))
     except OSError:
         return None
 
 
-def list_folder(root: str, extensions: frozenset[str] = EXTENSIONS) -> list[str]:
+def list_folder(
+    root: str, extensions: frozenset[str] = EXTENSIONS, leave_out: str | None = None
+) -> list[str]:
     """Return the paths of all pictures under a folder, relative to it with `/`, sorted.
 
-    Links to folders are followed, but never into a folder that holds them; hidden names are left
-    out; a dangling link counts as a picture, so that it is reported and not lost.
+    Every folder is read once, links to folders after the folders themselves; hidden names and
+    the folder `leave_out` are left out; a dangling link counts as a picture, so that it is
+    reported and not lost. Raises InputError for a folder that cannot be listed.
     """
     found: list[str] = []
-    _walk(root, "", extensions, (), found)
+    visited = {_identity(leave_out)} if leave_out and os.path.isdir(leave_out) else set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        links.sort(reverse=True)
+        inside = folders.pop() if folders else links.pop()
+        here = os.path.join(root, inside)
+        try:
+            if _identity(here) in visited:
+                continue
+            visited.add(_identity(here))
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _is_folder(entry):
+                        (links if entry.is_symlink() else folders).append(f"{inside}{entry.name}/")
+                    elif os.path.splitext(entry.name)[1].lower() in extensions:
+                        found.append(inside + entry.name)
+        except OSError as error:
+            raise InputError(
+                f"IMAGES {here}: cannot be listed ({error.strerror}); make it readable, or name "
+                f"the pictures in a .txt list"
+            ) from error
     found.sort()
     return found
 
 
-def _walk(
-    root: str,
-    inside: str,
-    extensions: frozenset[str],
-    above: tuple[tuple[int, int], ...],
-    found: list[str],
-) -> None:
-    here = os.path.join(root, inside)
+def _identity(path: str) -> tuple[int, int]:
+    facts = os.stat(path)
+    return facts.st_dev, facts.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        identity = os.stat(here)
-        if (identity.st_dev, identity.st_ino) in above:
-            return
-        with os.scandir(here) as entries:
-            folders = []
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    folders.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in extensions:
-                    found.append(inside + entry.name)
-    except OSError as error:
-        raise InputError(f"IMAGES {here}: cannot be listed ({error.strerror})") from error
-    for name in folders:
-        chain = (*above, (identity.st_dev, identity.st_ino))
-        _walk(root, f"{inside}{name}/", extensions, chain, found)
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
 
 
 def read_list(path: Path) -> list[str]:
@@ -110,7 +122,7 @@ def read_list(path: Path) -> list[str]:
     that is not text.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
             lines = dict.fromkeys(line.rstrip("\r\n") for line in file)
     except OSError as error:
         raise InputError(f"IMAGES {path}: cannot be read ({error.strerror})") from error

@@ -177,7 +177,9 @@ def sort_by_time(
 
 def compile_kernels() -> None:
     """Compile every kernel, or load it from the cache, by running each on a tiny scene."""
-    scene = weigh_channels(np.zeros((4, 4, 3), np.uint8), np.zeros((3, 256), np.float32))
+    rgb, weights = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 256), np.float32)
+    weigh_channels(rgb[:, :4], weights)  # a crop is another type to the compiler
+    scene = weigh_channels(rgb, weights)
     warps = np.stack([np.eye(3), np.eye(3)])
     t_us = np.array([0, 1])
     reference = np.empty((2, 2), np.float32)

@@ -22,6 +22,7 @@ class Counts:
     """What has been done, over all shards, complete or not."""
 
     pictures: int = 0
+    samples: int = 0
     events: int = 0
     failures: int = 0
 
@@ -29,6 +30,7 @@ class Counts:
         """Add field by field."""
         return Counts(
             self.pictures + other.pictures,
+            self.samples + other.samples,
             self.events + other.events,
             self.failures + other.failures,
         )
@@ -74,7 +76,7 @@ class Progress:
     def show(self, outcome: Outcome) -> None:
         """Take in what an engine reported."""
         if isinstance(outcome, Working):
-            counts = Counts(outcome.pictures, outcome.events, outcome.failures)
+            counts = Counts(outcome.pictures, outcome.samples, outcome.events, outcome.failures)
             self._under_way[outcome.index] = counts
         else:
             self._under_way.pop(outcome.index, None)
@@ -104,4 +106,4 @@ class Progress:
 
 
 def _counts_of(record: ShardRecord) -> Counts:
-    return Counts(record.pictures, record.events, len(record.failures))
+    return Counts(record.pictures, record.samples, record.events, len(record.failures))

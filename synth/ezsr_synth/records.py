@@ -73,8 +73,8 @@ def hash_text(text: str) -> str:
 
 
 def tidy_caption(text: str) -> str | None:
-    """Return a caption on one line, or None where nothing is left."""
-    return " ".join(text.split()) or None
+    """Return a caption on one line, valid Unicode, or None where nothing is left."""
+    return " ".join(text.encode("utf-8", "replace").decode().split()) or None
 
 
 def printable(name: str) -> str:

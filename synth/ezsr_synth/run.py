@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ezsr_shards.errors import ConfigError, OutputError, RunError
+from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError
 from ezsr_shards.shard import PART_SUFFIX
 from ezsr_shards.shardset import (
     CLASSES_FILE,
@@ -23,6 +22,7 @@ from ezsr_shards.shardset import (
     ShardRecord,
     count_reasons,
     find_shards,
+    hash_config,
     read_json,
     shard_name,
     write_classes,
@@ -102,22 +102,29 @@ def synthesize(
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
         raise ConfigError(f"name {name!r}: use 1 to 40 letters, digits, '_' or '-'")
     started = time.time()
-    listing = list_pictures(images, source)
+    listing = list_pictures(images, source, str(out))
     folder = _output_folder(out)
-    facts = _configuration(listing, config, name)
+    facts = _configuration(images, listing, config, name)
     plan = ShardPlan(folder, name, config, facts["config_hash"])
-    with _locked(folder):
-        _prepare(folder, name, {**facts, "images": images}, run.overwrite)
-        records = _complete_records(plan)
-        kept = len(records)
-        missing = (task for task in listing.tasks() if task.index not in records)
-        _make_missing(missing, records, listing, plan, run)
-        report = _close(folder, listing, records, run)
-    seconds = time.time() - started
-    made = report.shards - kept
-    report = RunReport(**{**asdict(report), "made": made, "seconds": seconds})
-    if made:
-        _log_run(folder, started, report, available_cpus() if run.workers == 0 else run.workers)
+    try:
+        with _locked(folder):
+            _prepare(folder, name, facts, run.overwrite)
+            records = _complete_records(plan)
+            made = listing.shards - len(records)
+            missing = (task for task in listing.tasks() if task.index not in records)
+            try:
+                _make_missing(missing, records, listing, plan, run)
+            finally:
+                _clear_parts(folder, name)
+            report = _close(folder, listing, records, config.views, run)
+            report = replace(report, made=made, seconds=time.time() - started)
+            if made:
+                _log_run(folder, started, report, run.workers or available_cpus())
+    except OSError as error:
+        raise RunError(
+            f"OUT {folder}: cannot be written ({error.strerror or error}); mend this and run the "
+            f"same command again to continue"
+        ) from error
     return report
 
 
@@ -142,25 +149,15 @@ def _make_missing(
     run: RunOptions,
 ) -> None:
     """Make the missing shards into `records`; raise RunError if some were lost."""
-    first = next(missing, None)
-    if first is None:
+    left = listing.shards - len(records)
+    if not left:
         return
-    stop = False
-
-    def until_stopped() -> Iterator[ShardTask]:
-        yield first
-        for task in missing:
-            if stop:
-                return
-            yield task
-
     lost: list[Lost] = []
     compile_kernels()  # once, into the cache, before any worker needs them
-    left = listing.shards - len(records)
     workers = min(run.workers or available_cpus(), left)
     with (
         Progress(listing, records) as progress,
-        closing(run_local(until_stopped(), plan, workers)) as outcomes,
+        closing(run_local(missing, plan, workers)) as outcomes,
     ):
         for outcome in outcomes:
             progress.show(outcome)
@@ -168,7 +165,7 @@ def _make_missing(
                 records[outcome.index] = outcome.record
             elif isinstance(outcome, Lost):
                 lost.append(outcome)
-            stop = stop or _too_many(progress.counts, listing, run)
+            _stop_if_hopeless(progress.counts, listing, plan.config.views, run)
     if lost:
         names = ", ".join(shard_name(plan.name, loss.index) for loss in lost[:5])
         raise RunError(
@@ -177,37 +174,52 @@ def _make_missing(
         )
 
 
-def _too_many(counts: Counts, listing: Listing, run: RunOptions) -> bool:
-    """Tell early that the run cannot stay under its limit of failures."""
-    if counts.pictures < _JUDGE_AFTER:
-        return False  # small sets are finished, so that every failure is listed at once
-    return counts.failures > run.max_failures * (listing.pictures or counts.pictures)
+def _stop_if_hopeless(counts: Counts, listing: Listing, views: int, run: RunOptions) -> None:
+    """Raise RunError as soon as a large run cannot stay under its limit of failures any more.
+
+    Small sets are finished first, so that all their failures are listed at once.
+    """
+    if listing.pictures is None or counts.pictures < _JUDGE_AFTER:
+        return
+    missing = counts.pictures * views - counts.samples
+    if missing > run.max_failures * listing.pictures * views:
+        raise RunError(
+            f"stopped after {counts.pictures} of {listing.pictures} pictures: {missing} samples "
+            f"could not be made, over --max-failures {run.max_failures:.1%}; see 'failures' in the "
+            f"shards' .json, then run again with a larger --max-failures to continue"
+        )
 
 
 def _close(
-    folder: Path, listing: Listing, records: dict[int, ShardRecord], run: RunOptions
+    folder: Path, listing: Listing, records: dict[int, ShardRecord], views: int, run: RunOptions
 ) -> RunReport:
     """Judge the failures, then write classes and index; return the whole set's counts."""
+    if len(records) != listing.shards:
+        raise RunError(
+            f"{listing.shards - len(records)} of {listing.shards} shards are missing; run the same "
+            f"command again to continue"
+        )
     ordered = [records[index] for index in sorted(records)]
     failures = count_reasons([failure for record in ordered for failure in record.failures])
     pictures = sum(record.pictures for record in ordered)
-    failed = sum(failures.values())
-    if failed > run.max_failures * pictures:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
-        share = failed / pictures
+    samples = sum(record.samples for record in ordered)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
+    if samples == 0:
+        raise RunError(f"IMAGES: none of the {pictures} pictures gave a sample ({reasons})")
+    share = 1 - samples / (pictures * views)
+    if share > run.max_failures:
         raise RunError(
-            f"{failed} of {pictures} pictures ({share:.1%}) gave no sample, over --max-failures "
-            f"{run.max_failures:.1%}: {reasons}; see 'failures' in {folder}/*.json, then mend them "
-            f"and use --overwrite, or accept them with --max-failures {_round_up(share)}"
+            f"{pictures * views - samples} of {pictures * views} samples ({share:.1%}) could not "
+            f"be made, over --max-failures {run.max_failures:.1%}: {reasons}; see 'failures' in "
+            f"{folder}/*.json, then mend the pictures and use --overwrite, or accept the loss with "
+            f"--max-failures {_round_up(share)}"
         )
-    if sum(record.samples for record in ordered) == 0:
-        raise RunError(f"IMAGES: none of the {pictures} pictures gave a sample")
-    write_classes(folder, listing.classes or _classes_seen(ordered), listing.split)
+    write_classes(folder, _all_classes(listing, ordered), listing.split)
     write_index(folder, ordered)
     return RunReport(
         shards=len(ordered),
         pictures=pictures,
-        samples=sum(record.samples for record in ordered),
+        samples=samples,
         events=sum(record.events for record in ordered),
         size_bytes=sum(record.size_bytes for record in ordered),
         failures=failures,
@@ -218,13 +230,17 @@ def _round_up(share: float) -> float:
     return min(1.0, int(share * 100 + 1) / 100)
 
 
-def _classes_seen(records: list[ShardRecord]) -> list[ShardClass]:
-    """Return classes for labels that came without words: all up to the largest seen."""
-    labels = [int(label) for record in records for label in record.labels]
-    return [ShardClass(index, str(index)) for index in range(max(labels, default=-1) + 1)]
+def _all_classes(listing: Listing, records: list[ShardRecord]) -> list[ShardClass]:
+    """Return the classes of the listing, and the labels that came in tars without a name."""
+    named = {entry.index: entry for entry in listing.classes}
+    seen = {int(label) for record in records for label in record.labels}
+    unnamed = {label: ShardClass(label, str(label)) for label in seen - named.keys()}
+    return [entry for _, entry in sorted((named | unnamed).items())]
 
 
 def _output_folder(out: str | Path) -> Path:
+    if not str(out):
+        raise ConfigError("OUT is empty: name a folder for the shards")
     if "://" in str(out):
         raise ConfigError(f"OUT {out}: object stores are not supported yet; give a local folder")
     folder = Path(out)
@@ -237,53 +253,76 @@ def _output_folder(out: str | Path) -> Path:
     return folder
 
 
-def _configuration(listing: Listing, config: SynthConfig, name: str) -> dict[str, Any]:
-    """Return what decides the bytes, and its hash."""
-    facts = {
+def _configuration(images: str, listing: Listing, config: SynthConfig, name: str) -> dict[str, Any]:
+    """Return what decides the bytes, its hash, and where the pictures are."""
+    deciding = {
         "synthesis_version": SYNTHESIS_VERSION,
         "name": name,
         "pictures": listing.pictures,
         "shards": listing.shards,
+        "shard_size": listing.shard_size,
         "split": listing.split,
         "listing": listing.fingerprint,
         "synthesis": {**asdict(config), "size": str(config.size)},
     }
-    text = json.dumps(facts, sort_keys=True)
-    return {**json.loads(text), "config_hash": hashlib.sha256(text.encode()).hexdigest()}
+    facts: dict[str, Any] = json.loads(json.dumps(deciding))
+    where = os.path.abspath(images) if os.path.exists(images) else images
+    return {**facts, "config_hash": hash_config(facts), "images": where}
 
 
 def _prepare(folder: Path, name: str, facts: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder ready: refuse another configuration's, clear what a killed run left."""
+    """Make the folder ready; raise OutputError where what lies there is not this run's."""
     path = folder / CONFIG_FILE
-    if overwrite:
-        _delete_set(folder)
-    if path.is_file():
-        there = read_json(path)
-        if there.get("config_hash") != facts["config_hash"]:
-            raise OutputError(
-                f"OUT {folder}: holds shards of another configuration "
-                f"({_difference(there, facts)}); give another folder, or --overwrite to start anew"
-            )
-        return
-    if find_shards(folder, name, ".tar"):
+    there = _read_own_config(path)
+    if there and overwrite:
+        _delete_set(folder, str(there["name"]))
+    elif there and there["config_hash"] != facts["config_hash"]:
         raise OutputError(
-            f"OUT {folder}: holds {name}-*.tar but no {CONFIG_FILE}, so they are not this "
-            f"program's; give another folder, or another --name"
+            f"OUT {folder}: holds shards of another configuration "
+            f"({_difference(there, facts)}); give another folder, or --overwrite to start anew"
         )
+    elif there and there.get("images") != facts["images"]:
+        raise OutputError(
+            f"OUT {folder}: was made from {there.get('images')}, now IMAGES is {facts['images']}; "
+            f"give another folder, or correct 'images' in {path} if the pictures were moved"
+        )
+    elif there:
+        _clear_parts(folder, name)
+        return
+    foreign = [*find_shards(folder, name, ".tar"), folder / INDEX_FILE, folder / CLASSES_FILE]
+    for file in foreign:
+        if file.exists():
+            raise OutputError(
+                f"OUT {folder}: holds {file.name} but no {CONFIG_FILE} of this program, so it is "
+                f"not ours to replace; give another folder"
+            )
     write_json(path, facts)
 
 
-def _delete_set(folder: Path) -> None:
-    """Delete exactly the files of the shard set that `config.json` declares, that one last."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return
-    name = str(read_json(path).get("name"))
+def _read_own_config(path: Path) -> dict[str, Any] | None:
+    """Return the set's configuration, None where there is none; refuse what is not ours."""
+    if not path.exists():
+        return None
+    try:
+        facts = read_json(path)
+    except ShardError:
+        facts = {}
+    if not isinstance(facts.get("config_hash"), str) or not isinstance(facts.get("name"), str):
+        raise OutputError(
+            f"OUT {path.parent}: its {CONFIG_FILE} is damaged or another program's; give another "
+            f"folder, or delete that file and the shards beside it"
+        )
+    return facts
+
+
+def _delete_set(folder: Path, name: str) -> None:
+    """Delete exactly the files of a shard set, its configuration last."""
     for file in (*find_shards(folder, name, ".json"), *find_shards(folder, name, ".tar")):
         file.unlink()
     for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE):
         (folder / other).unlink(missing_ok=True)
-    path.unlink()
+    _clear_parts(folder, name)
+    (folder / CONFIG_FILE).unlink()
 
 
 def _difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str:
@@ -302,7 +341,10 @@ def _complete_records(plan: ShardPlan) -> dict[int, ShardRecord]:
     """Return the records of shards that need not be made: same configuration, tar in place."""
     records = {}
     for path in find_shards(plan.folder, plan.name, ".json"):
-        record = ShardRecord.read(path)
+        try:
+            record = ShardRecord.read(path)
+        except ShardError:  # a damaged record: the shard is made again
+            continue
         tar = path.with_suffix(".tar")
         whole = tar.is_file() and tar.stat().st_size == record.size_bytes
         if whole and record.config_hash == plan.config_hash:
@@ -334,14 +376,14 @@ def _locked(folder: Path) -> Iterator[None]:
             ) from error
         except OSError:
             pass  # a file system without locks
-        try:
-            _clear_parts(folder)
-            yield
-        finally:
-            _clear_parts(folder)
+        yield
 
 
-def _clear_parts(folder: Path) -> None:
-    """Delete what killed workers left unfinished."""
+def _clear_parts(folder: Path, name: str) -> None:
+    """Delete what killed workers left unfinished, and nothing of anybody else's."""
+    ours = re.compile(
+        rf"\.({re.escape(name)}-\d{{6,}}|config|index|classes)\.(tar|json)\.\d+\.part"
+    )
     for part in folder.glob(f".*{PART_SUFFIX}"):
-        part.unlink(missing_ok=True)
+        if ours.fullmatch(part.name):
+            part.unlink(missing_ok=True)

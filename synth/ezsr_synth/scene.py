@@ -20,7 +20,7 @@ from ezsr_synth.kernels import weigh_channels
 from ezsr_synth.motion import Motion
 
 MARGIN_PX = 2
-"""Picture kept around the path, so that bilinear look-ups stay inside."""
+"""Picture kept around the path for bilinear look-ups; three times the lens blur comes on top."""
 
 _LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. ITU-R BT.709-6, item 3.2
 
@@ -56,29 +56,29 @@ def place_picture(
 ) -> Placement:
     """Lay a picture (width, height) under the sensor's path; only the part it sees is kept.
 
-    The middle of the path is the middle of the picture. `cover` scales the picture up until the
-    path stays inside it; `contain` makes it `contain_scale` of the largest that the sensor holds,
-    on a black screen.
+    The middle of the path's bounding box is the middle of the picture. `cover` scales the picture
+    up until the path stays inside it; `contain` makes it `contain_scale` of the largest that the
+    sensor holds, on a black screen.
     """
     corners = motion.corners(config.size).reshape(-1, 2)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    screen = tuple(ceil(side) + 1 + 2 * MARGIN_PX for side in high - low)
-    start = (low + high) / 2 - (np.array(screen) - 1) / 2
+    margin = MARGIN_PX + ceil(3 * config.camera.lens_blur_px)
+    needed = [ceil(side) + 1 + 2 * margin for side in high - low]
     width, height = picture_size
     if config.fit == "cover":
-        scale = max(screen[0] / width, screen[1] / height)
-        crop = (*_middle(width, screen[0] / scale), *_middle(height, screen[1] / scale))
-        scaled, offset = (screen[0], screen[1]), (0, 0)
+        scale = max(needed[0] / width, needed[1] / height)
+        across, down = _middle(width, needed[0] / scale), _middle(height, needed[1] / scale)
+        scaled = (ceil((across[1] - across[0]) * scale), ceil((down[1] - down[0]) * scale))
+        screen, offset = scaled, (0, 0)
     else:
         scale = contain_scale * min(config.size.width / width, config.size.height / height)
-        crop = (0, width, 0, height)
+        across, down = (0, width), (0, height)
         scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
+        screen = (needed[0], needed[1])
         offset = ((screen[0] - scaled[0]) // 2, (screen[1] - scaled[1]) // 2)
-        if min(offset) < 0:
-            raise ValueError(f"contain: picture {scaled} does not fit on the screen {screen}")
-    x0, x1, y0, y1 = crop
-    placed = motion.shifted(-start[0], -start[1])
-    return Placement((x0, y0, x1, y1), scaled, (screen[0], screen[1]), offset, placed)
+    start = (low + high) / 2 - (np.array(screen) - 1) / 2
+    crop = (across[0], down[0], across[1], down[1])
+    return Placement(crop, scaled, screen, offset, motion.shifted(-start[0], -start[1]))
 
 
 def _middle(length: int, needed: float) -> tuple[int, int]:

@@ -67,7 +67,12 @@ def simulate(
     start, last, length, total = 0, len(motion.t_us) - 1, _FIRST_BLOCK, 0
     while start < last and (max_events is None or total <= max_events):
         stop = min(last, start + length)
-        blocks.append(_fire_block(log_picture, motion, (start, stop), camera, reference))
+        most = None if max_events is None or stop == start + 1 else 2 * max_events
+        block = _fire_block(log_picture, motion, (start, stop), camera, reference, most)
+        if block is None:
+            length = max(1, length // 2)
+            continue
+        blocks.append(block)
         borders.append(int(motion.t_us[start]))
         total += len(blocks[-1][2])
         if max_events is not None:
@@ -89,10 +94,12 @@ def _fire_block(
     block: tuple[int, int],
     camera: Camera,
     reference: npt.NDArray[np.float32],
-) -> Columns:
+    most: int | None,
+) -> Columns | None:
     """Fire the events between two time samples, sorted; `reference` moves on.
 
-    The room for events grows until all fit.
+    The room for events grows until all fit; but if they are more than fit and more than `most`,
+    nothing is done and None returned, so that little is made only to be thrown away.
     """
     samples = slice(block[0], block[1] + 1)
     warps, t_us, last_us = motion.warps[samples], motion.t_us[samples], int(motion.t_us[-1]) - 1
@@ -111,6 +118,8 @@ def _fire_block(
             columns: Columns = sort_by_time(room, count, int(t_us[0]), int(t_us[-1]) + 1)
             return columns
         reference[:] = before
+        if most is not None and count > most:
+            return None
         capacity = count
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -52,12 +53,14 @@ class Listing:
     """All pictures of a run, cut into shards, as a function from shard index to task.
 
     pictures     how many there are, or None where only reading the tars can tell
+    shard_size   pictures in a shard, or None where a tar is a shard
     classes      every class there is, by label
     fingerprint  sha256 of what is listed, in order: two equal listings make equal shards
     """
 
     pictures: int | None
     shards: int
+    shard_size: int | None
     classes: tuple[ShardClass, ...]
     split: str | None
     fingerprint: str
@@ -68,30 +71,33 @@ class Listing:
         return (ShardTask(index, self.pictures_of(index)) for index in range(self.shards))
 
 
-def list_pictures(images: str, options: SourceOptions) -> Listing:
+def list_pictures(images: str, options: SourceOptions, out: str | None = None) -> Listing:
     """List IMAGES: a picture, a folder, a class tree, a `.txt` list, tars, or `toy:N`.
 
-    Raises InputError with a remedy where there is nothing to read.
+    A folder `out` inside IMAGES is left out. Raises InputError with a remedy where there is
+    nothing to read.
     """
     names = read_classnames(Path(options.classnames)) if options.classnames else {}
     if images.startswith("toy:"):
         return _list_toy(images, options)
-    if ".tar" in images or "://" in images or images.startswith("pipe:"):
-        return _list_tars(expand_urls(images), names, options)
-    if not os.path.exists(images):
-        raise InputError(
-            f"IMAGES {images!r}: no such file or folder; give a picture, a folder, a .txt list, "
-            f"tars such as 'data/{{000..123}}.tar', or toy:N"
-        )
     if os.path.isdir(images):
-        paths = list_folder(images)
-        tars = [] if paths else list_folder(images, frozenset([".tar"]))
+        if out and os.path.isdir(out) and os.path.samefile(images, out):
+            raise InputError(f"IMAGES {images!r}: is also OUT; give another folder for the shards")
+        paths = list_folder(images, leave_out=out)
+        tars = [] if paths else list_folder(images, frozenset([".tar"]), out)
         if tars:
             return _list_tars([os.path.join(images, tar) for tar in tars], names, options)
         return _list_files(images, _mixed(paths), names, options)
-    if Path(images).suffix.lower() == ".txt":
-        return _list_files(os.path.dirname(images), read_list(Path(images)), names, options)
-    return _list_files(os.path.dirname(images), [os.path.basename(images)], names, options)
+    suffix = Path(images).suffix.lower()
+    if os.path.exists(images) and suffix != ".tar":
+        paths = read_list(Path(images)) if suffix == ".txt" else [os.path.basename(images)]
+        return _list_files(os.path.dirname(images), paths, names, options)
+    if ".tar" in images or "://" in images or images.startswith("pipe:"):
+        return _list_tars(expand_urls(images), names, options)
+    raise InputError(
+        f"IMAGES {images!r}: no such file or folder; give a picture, a folder, a .txt list, "
+        f"tars such as 'data/{{000..123}}.tar', or toy:N"
+    )
 
 
 def _mixed(paths: list[str]) -> list[str]:
@@ -112,6 +118,8 @@ def _list_files(
     by_folder = options.labels == "folder" or (
         options.labels == "auto" and all(path.count("/") == 1 and path[0] != "/" for path in paths)
     )
+    if options.labels == "auto" and not by_folder:
+        _warn_of_strays(paths)
     folders = sorted({class_folder(path) for path in paths}) if by_folder else []
     if "" in folders:
         stray = next(path for path in paths if not class_folder(path))
@@ -127,8 +135,19 @@ def _list_files(
 
     shards = ceil(len(paths) / size)
     return Listing(
-        len(paths), shards, classes, options.split, _fingerprint(paths, classes), pictures_of
+        len(paths), shards, size, classes, options.split, _fingerprint(paths, classes), pictures_of
     )
+
+
+def _warn_of_strays(paths: list[str]) -> None:
+    """Say so where a class tree with a few stray pictures goes without labels."""
+    strays = [path for path in paths if path.count("/") != 1]
+    if len(strays) < len(paths) / 10:
+        print(
+            f"note: no classes, because {len(strays)} pictures such as {strays[0]!r} do not lie "
+            f"exactly one folder deep; --labels folder or none decides",
+            file=sys.stderr,
+        )
 
 
 def _list_tars(urls: list[str], names: Mapping[str, str], options: SourceOptions) -> Listing:
@@ -144,7 +163,7 @@ def _list_tars(urls: list[str], names: Mapping[str, str], options: SourceOptions
         return TarPictures(urls[index], shorts[index], names)
 
     return Listing(
-        None, len(urls), classes, options.split, _fingerprint(shorts, classes), pictures_of
+        None, len(urls), None, classes, options.split, _fingerprint(shorts, classes), pictures_of
     )
 
 
@@ -182,7 +201,7 @@ def _list_toy(images: str, options: SourceOptions) -> Listing:
     fingerprint = _fingerprint([f"toy:{spec.count}:{spec.split}"], classes)
     shards = ceil(spec.count / size)
     split = options.split or spec.split
-    return Listing(spec.count, shards, classes, split, fingerprint, pictures_of)
+    return Listing(spec.count, shards, size, classes, split, fingerprint, pictures_of)
 
 
 def _shard_size(pictures: int, options: SourceOptions) -> int:

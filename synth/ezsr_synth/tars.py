@@ -8,23 +8,32 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import IO, Any
 
 import fsspec
 from braceexpand import braceexpand
 
 from ezsr_shards.errors import InputError
-from ezsr_shards.shard import EndWatch, forget_members
+from ezsr_shards.shard import forget_members, open_tar_stream
 from ezsr_synth.decode import EXTENSIONS, MAX_FILE_BYTES, PictureError
 from ezsr_synth.records import ImageRecord, key_of, printable, tidy_caption
 
 _TEXT_FIELDS = ("txt", "json", "cls")
 _MAX_TEXT_BYTES = 1 << 20
+_LABEL_DIGITS = 6
+_MOST_TARS = 1_000_000
 
 
 def expand_urls(spec: str) -> list[str]:
     """Expand `a{000..123}.tar::b.tar` to paths and URLs, in order; raise InputError for pipes."""
-    urls = [url for part in spec.split("::") for url in braceexpand(part)]
+    try:
+        expanded = chain.from_iterable(braceexpand(part) for part in spec.split("::"))
+        urls = list(islice(expanded, _MOST_TARS + 1))
+    except ValueError as error:
+        raise InputError(f"IMAGES {spec[:80]!r}: unbalanced braces ({error})") from error
+    if len(urls) > _MOST_TARS:
+        raise InputError(f"IMAGES {spec[:80]!r}: names over {_MOST_TARS} tars; check its braces")
     for url in urls:
         if url.startswith("pipe:"):
             raise InputError(
@@ -40,13 +49,18 @@ def expand_urls(spec: str) -> list[str]:
 
 
 def short_names(urls: list[str]) -> list[str]:
-    """Return the fewest last parts of each path that still tell all tars apart, without `.tar`."""
-    parts = [url.split("?")[0].removesuffix(".tar").split("/") for url in urls]
-    for depth in range(1, max(map(len, parts), default=1) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return urls
+    """Return FOLDER/NAME of each tar, its part in the keys; raise InputError if two are equal."""
+    names: dict[str, str] = {}
+    for url in urls:
+        path = url.split("?")[0] if "://" in url else os.path.abspath(url)
+        name = "/".join(path.removesuffix(".tar").split("/")[-2:])
+        if name in names:
+            raise InputError(
+                f"IMAGES: {names[name]!r} and {url!r} would give the same keys; rename a folder, "
+                f"or make two shard sets"
+            )
+        names[name] = url
+    return list(names)
 
 
 @dataclass(frozen=True)
@@ -65,30 +79,37 @@ class TarPictures:
     def __iter__(self) -> Iterator[ImageRecord]:
         """Yield a record per sample in the tar's order.
 
-        A tar that ends early gives what is whole, and then a record that fails with its reason.
+        What is no usable picture, or comes twice, gives a record that fails with its reason; so
+        does the end of a tar that is not whole, after the pictures before.
         """
+        seen: set[str] = set()
         stem, members = "", dict[str, bytes]()
-        with _open(self.url) as raw:
-            file = EndWatch(raw)
+        with _open(self.url) as file:
             try:
-                with tarfile.open(fileobj=file, mode="r|") as tar:  # type: ignore[call-overload]
+                with open_tar_stream(file) as tar:
                     for info in tar:
                         forget_members(tar)
                         folder, base = os.path.split(info.name)
                         name, _, extension = base.partition(".")
                         extension = extension.lower()
-                        if not info.isreg() or not _is_wanted(extension):
+                        reason = _why_unusable(info, extension)
+                        if reason:
+                            yield self._broken(info.name, reason)
+                        if reason or not _is_wanted(extension):
                             continue
                         if os.path.join(folder, name) != stem:
                             yield from self._record(stem, members)
                             stem, members = os.path.join(folder, name), {}
+                            if stem in seen:
+                                yield self._broken(info.name, "duplicate-key")
+                            seen.add(stem)
+                        if extension in members:
+                            yield self._broken(info.name, "duplicate-key")
+                            continue
                         members[extension] = _read_member(tar, info, extension)
+                    yield from self._record(stem, members)
             except (tarfile.TarError, EOFError) as error:
-                yield self._broken(str(error))
-                return
-            yield from self._record(stem, members)
-            if not file.ends_in_zeros:
-                yield self._broken("no end mark")
+                yield self._broken("", "tar-not-whole", str(error))
 
     def _record(self, stem: str, members: Mapping[str, bytes]) -> Iterator[ImageRecord]:
         pictures = [extension for extension in members if f".{extension}" in EXTENSIONS]
@@ -103,16 +124,17 @@ class TarPictures:
             source=source,
             read=lambda: _check_member(members[pictures[0]], cls),
             caption=tidy_caption(text),
-            label=int(cls) if cls.isdecimal() else None,
+            label=int(cls) if _is_label(cls) else None,
             class_name=self.classes.get(cls),
-            url=str(facts["url"]) if "url" in facts else None,
+            url=tidy_caption(str(facts["url"])) if "url" in facts else None,
         )
 
-    def _broken(self, detail: str) -> ImageRecord:
+    def _broken(self, member: str, reason: str, detail: str = "") -> ImageRecord:
         def fail() -> bytes:
-            raise PictureError("tar-ends-early", detail)
+            raise PictureError(reason, detail)
 
-        return ImageRecord(key=key_of(self.name), source=f"{self.name}.tar", read=fail)
+        source = f"{self.name}.tar/{printable(member)}".rstrip("/")
+        return ImageRecord(key=key_of(source), source=source, read=fail)
 
 
 @contextmanager
@@ -144,15 +166,29 @@ def _read_member(tar: tarfile.TarFile, info: tarfile.TarInfo, extension: str) ->
     return data
 
 
+def _why_unusable(info: tarfile.TarInfo, extension: str) -> str | None:
+    """Return the reason why a member that looks like a picture cannot be one, or None."""
+    last = "." + extension.rpartition(".")[2]
+    if last not in EXTENSIONS:
+        return None
+    if not info.isreg():
+        return "not-a-file"
+    return "dotted-name" if f".{extension}" != last else None
+
+
 def _read_json(members: Mapping[str, bytes]) -> dict[str, Any]:
     try:
         facts = json.loads(members.get("json", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
+def _is_label(cls: str) -> bool:
+    return cls.isdecimal() and len(cls) <= _LABEL_DIGITS
+
+
 def _check_member(data: bytes, cls: str) -> bytes:
-    if cls and not cls.isdecimal():
-        raise PictureError("bad-label", f".cls holds {cls[:40]!r}, not a whole number")
+    if cls and not _is_label(cls):
+        raise PictureError("bad-label", f".cls holds {cls[:40]!r}, not a whole number under 10^6")
     return data

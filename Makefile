@@ -10,7 +10,7 @@ PICTURES ?= 240
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train]'
 	touch $@
 
 demo: .venv/.installed  ## toy pictures -> shards -> checks -> contact sheet and animation

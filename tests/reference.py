@@ -110,3 +110,46 @@ def blur(image, sigma):
         padded = np.pad(image, padding, mode="symmetric")
         image = np.apply_along_axis(lambda line: np.convolve(line, weights, "valid"), axis, padded)
     return image
+
+
+def official_histogram(events, size):
+    """The released evaluator's event image of one sample, in float32, step by step.
+
+    events: (x, y, t, p) with x, y in input pixels. Order of operations as published.
+    """
+    counts = np.zeros((2, size, size), np.float32)
+    for x, y, _, p in events:
+        counts[0 if p else 1, y, x] += 1
+    nonzero = np.sort(counts[counts > 0.1])
+    if len(nonzero):
+        rank = np.float32(0.75) * np.float32(len(nonzero) - 1)
+        low = math.floor(rank)
+        high = min(low + 1, len(nonzero) - 1)
+        share = np.float32(rank - np.float32(low))
+        quantile = nonzero[low] + share * (nonzero[high] - nonzero[low])
+        limit = np.float32(np.float32(quantile / np.float32(10)) * np.float32(10))
+        counts = np.minimum(counts, limit)
+    scaled = counts / (counts.max(axis=(1, 2), keepdims=True) + np.float32(1))
+    return ((scaled[0] + scaled[1]) / np.float32(2)).astype(np.float32)
+
+
+def voxel_grid(events, size, bins):
+    """Signed events spread over their two nearest time bins, scaled by the largest magnitude."""
+    grid = np.zeros((bins, size, size))
+    for x, y, t, p in events:
+        place = t * (bins - 1)
+        for b in range(bins):
+            grid[b, y, x] += (1 if p else -1) * max(0.0, 1 - abs(place - b))
+    return grid / max(1.0, np.abs(grid).max())
+
+
+def infonce(a, b, temperature):
+    """Symmetric InfoNCE of paired rows, by explicit sums."""
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    b = b / np.linalg.norm(b, axis=1, keepdims=True)
+    n, total = len(a), 0.0
+    for first, second in ((a, b), (b, a)):
+        for i in range(n):
+            scores = [math.exp(first[i] @ second[j] / temperature) for j in range(n)]
+            total -= math.log(scores[i] / sum(scores))
+    return total / (2 * n)

@@ -23,3 +23,9 @@ class ShardError(EzsrError):
 
 class RunError(EzsrError):
     """A run began but could not end as it should; what is complete is kept."""
+
+
+def check_number(field_name: str, value: float, least: float, most: float) -> None:
+    """Raise ConfigError unless least <= value <= most (which also refuses NaN)."""
+    if not least <= value <= most:
+        raise ConfigError(f"{field_name} {value}: give a value from {least:g} to {most:g}")

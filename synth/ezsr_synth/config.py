@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ezsr_shards.errors import ConfigError
+from ezsr_shards.errors import ConfigError, check_number
 
 Range = tuple[float, float]
 MAX_SIDE_PX = 4096
@@ -123,12 +123,6 @@ class SynthConfig:
                 f"motion.translation_px {self.motion.translation_px}: the picture would leave a "
                 f"{self.size} sensor; keep the largest shift at or under {shorter} pixels"
             )
-
-
-def check_number(field_name: str, value: float, least: float, most: float) -> None:
-    """Raise ConfigError unless least <= value <= most (which also refuses NaN)."""
-    if not least <= value <= most:
-        raise ConfigError(f"{field_name} {value}: give a value from {least:g} to {most:g}")
 
 
 def check_range(field_name: str, value: Range, least: float, most: float) -> None:

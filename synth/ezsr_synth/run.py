@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError
+from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError, check_number
 from ezsr_shards.shard import PART_SUFFIX
 from ezsr_shards.shardset import (
     CLASSES_FILE,
@@ -30,7 +30,7 @@ from ezsr_shards.shardset import (
     write_json,
 )
 from ezsr_synth.backends import Done, Lost, run_local
-from ezsr_synth.config import SynthConfig, check_number
+from ezsr_synth.config import SynthConfig
 from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.progress import Counts, Progress
 from ezsr_synth.records import ShardTask

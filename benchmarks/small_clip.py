@@ -1,0 +1,120 @@
+"""Train a small CLIP on any class tree of pictures, or on the toy world.
+
+    python benchmarks/small_clip.py CLASS_TREE|toy:N:all --out FILE.safetensors
+
+Captions are the class names in a few templates; architecture and tokenizer are open_clip's own and
+travel in the file's metadata, so that `ezsr-train --model FILE` needs nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ezsr_synth.decode import PictureError
+from ezsr_synth.sources import SourceOptions, list_pictures
+from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip
+from ezsr_train.zeroshot import TEMPLATES, embed_classes
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Return all pictures as uint8 (N, 3, S, S), labels int64 (N,), and the class names."""
+    listing = list_pictures(images, SourceOptions())
+    if not listing.classes:
+        raise SystemExit(f"{images}: no class folders; small_clip.py needs labels")
+    pictures, labels = [], []
+    for task in listing.tasks():
+        for record in task.pictures:
+            try:
+                rgb = record.decode(64_000_000)
+            except PictureError:
+                continue
+            pictures.append(cv2.resize(rgb, (size_px, size_px), interpolation=cv2.INTER_AREA))
+            labels.append(record.label)
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return stacked, torch.tensor(labels), [entry.name for entry in listing.classes]
+
+
+def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Return float pictures, normalised, shifted by a few pixels and changed in light."""
+    batch, _, size, _ = pictures.shape
+    images = pictures.float() / 255
+    gain = 1 + 0.4 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
+    images = (images * gain).clamp(0, 1)
+    reach = size // 8
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    dx, dy = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
+    images = padded[:, :, dy : dy + size, dx : dx + size]
+    return normalise(images)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """Apply CLIP's mean and standard deviation."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    return (images - mean) / std
+
+
+def main() -> None:
+    """Train, report the accuracy on held-back pictures, and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("images")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=3500)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    pictures, labels, names = load_pictures(options.images, options.size)
+    held_back = max(1, len(pictures) // 10)
+    architecture = ClipArchitecture.small(options.size)
+    clip, tokenizer = build_clip(architecture)
+    decay = [p for p in clip.parameters() if p.ndim >= 2]
+    rest = [p for p in clip.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
+    started = time.time()
+    for step in range(options.steps):
+        warm = min(1.0, (step + 1) / 200)
+        rate = 1e-3 * warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        chosen = torch.randint(held_back, len(pictures), (options.batch,), generator=generator)
+        template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
+        texts = clip.encode_text(tokenizer([template.format(n) for n in names]), normalize=True)
+        images = clip.encode_image(augment(pictures[chosen], generator), normalize=True)
+        logits = clip.logit_scale.exp().clamp(max=100) * images @ texts.T
+        loss = F.cross_entropy(logits, labels[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimiser.step()
+        if step % 100 == 0 or step == options.steps - 1:
+            print(f"step {step} loss {loss.item():.4f} {time.time() - started:.0f} s", flush=True)
+    clip.eval()
+    with torch.no_grad():
+        classes = embed_classes(clip, tokenizer, names)
+        hits = 0
+        for start in range(0, held_back, 256):
+            part = slice(start, min(held_back, start + 256))
+            images = clip.encode_image(normalise(pictures[part].float() / 255), normalize=True)
+            hits += int((images @ classes.T).argmax(1).eq(labels[part]).sum())
+    accuracy = hits / held_back
+    print(f"top-1 on {held_back} pictures never trained on: {accuracy:.1%}")
+    save_clip(options.out, clip, architecture)
+    print(f"wrote {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()

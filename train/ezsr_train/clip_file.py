@@ -1,0 +1,115 @@
+"""A CLIP in one file: safetensors weights, with architecture and tokenizer in the metadata.
+
+No network and no registry are needed to load such a file, and nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ezsr_shards.errors import InputError
+
+METADATA_KEY = "ezsr_clip"
+FORMAT_VERSION = 1
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+@dataclass(frozen=True)
+class ClipArchitecture:
+    """What open_clip needs to build the model, and what its pictures look like.
+
+    embed_dim   width D of the embedding
+    vision_cfg, text_cfg   as open_clip's model configurations spell them
+    mean, std   of the RGB channels, for pictures in [0, 1]
+    """
+
+    embed_dim: int
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+    mean: tuple[float, float, float] = open_clip.OPENAI_DATASET_MEAN
+    std: tuple[float, float, float] = open_clip.OPENAI_DATASET_STD
+
+    @staticmethod
+    def small(size_px: int) -> ClipArchitecture:
+        """Return a tower of 0.8 M parameters for pictures of 64 px or so."""
+        vision = {
+            "image_size": size_px,
+            "patch_size": 8,
+            "width": 128,
+            "layers": 4,
+            "head_width": 32,
+        }
+        text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+        return ClipArchitecture(64, vision, text)
+
+
+def build_clip(architecture: ClipArchitecture) -> tuple[open_clip.CLIP, Tokenizer]:
+    """Return a freshly initialised model, in training mode, and its tokenizer."""
+    clip = open_clip.CLIP(
+        embed_dim=architecture.embed_dim,
+        vision_cfg=architecture.vision_cfg,
+        text_cfg=architecture.text_cfg,
+    )
+    return clip, SimpleTokenizer(context_length=int(architecture.text_cfg["context_length"]))
+
+
+def save_clip(path: Path, clip: open_clip.CLIP, architecture: ClipArchitecture) -> None:
+    """Write weights in float16 and the architecture beside them."""
+    weights = {name: value.half().contiguous() for name, value in clip.state_dict().items()}
+    facts = {"format": FORMAT_VERSION, **asdict(architecture)}
+    save_file(weights, path, metadata={METADATA_KEY: json.dumps(facts, sort_keys=True)})
+
+
+def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
+    """Read a file that `save_clip` wrote: float32, in evaluation mode.
+
+    Raises InputError unless every weight of the architecture is there, and no other.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"model {path}: unreadable safetensors file ({error})") from error
+    try:
+        facts = json.loads(metadata[METADATA_KEY])
+        if facts.pop("format") != FORMAT_VERSION:
+            raise InputError(f"model {path}: written by another version of this program")
+        architecture = ClipArchitecture(**facts)
+        clip, tokenizer = build_clip(architecture)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"model {path}: no CLIP architecture in its metadata ({error}); such files are "
+            f"written by benchmarks/small_clip.py"
+        ) from error
+    load_strictly(clip, weights, str(path))
+    return clip.eval(), tokenizer, architecture
+
+
+def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load weights into a module; raise InputError naming the first key that does not fit."""
+    expected = module.state_dict()
+    for kind, names in (
+        ("lacks", expected.keys() - weights.keys()),
+        ("has an unknown", weights.keys() - expected.keys()),
+    ):
+        if names:
+            raise InputError(f"model {source}: {kind} weight {min(names)!r} ({len(names)} in all)")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise InputError(
+                f"model {source}: weight {name!r} is {tuple(value.shape)}, the architecture "
+                f"needs {tuple(expected[name].shape)}"
+            )
+    module.load_state_dict({name: value.float() for name, value in weights.items()})

@@ -43,7 +43,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cc12m").mkdir()
     for name in ("cc12m/00000", "cc12m/00001", "more"):
         write_tar(folder / f"{name}.tar", img2dataset_members(2))
-    (folder / "config.yaml").write_text("seed: 3\nmotion:\n  rotation_deg: 10\n")
+    (folder / "config.yaml").write_text(next(text for kind, text in BLOCKS if kind == "yaml"))
     return folder
 
 
@@ -73,8 +73,8 @@ def test_table_has_a_command_for_every_source() -> None:
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_programs(number: int, workplace: Path) -> None:
-    if not (workplace / "shards").exists():
-        run(["ezsr-synth", "pictures", "shards", "--seed", "7"], workplace)
+    if not (workplace / "my-shards").exists():
+        run(["ezsr-synth", "pictures", "my-shards", "--seed", "7"], workplace)
     (workplace / "program.py").write_text(PROGRAMS[number])
     assert run([sys.executable, "-W", "ignore", "program.py"], workplace).strip()
 

@@ -21,7 +21,7 @@ def use_hyphens(parser: ArgumentParser) -> ArgumentParser:
     """Spell every option with hyphens, as command lines do; underscores are still accepted."""
     for action in parser._actions:
         for option in list(action.option_strings):
-            if option.startswith("--") and "_" in option:
+            if option.startswith("--") and "_" in option and option != "--print_config":
                 hyphenated = option.replace("_", "-")
                 action.option_strings = [hyphenated]
                 parser._option_string_actions[hyphenated] = action

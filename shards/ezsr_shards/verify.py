@@ -72,7 +72,9 @@ def _check_whole(folder: Path, config: dict[str, object], records: list[ShardRec
             f"{len(records)} of {expected} shards are complete; run ezsr-synth again to continue"
         )
     if not (folder / INDEX_FILE).is_file():
-        raise ShardError(f"{INDEX_FILE} is missing: the run did not end; run ezsr-synth again")
+        raise ShardError(
+            f"{INDEX_FILE} is missing: the run did not end well; run ezsr-synth again, it says why"
+        )
     try:
         listed = {
             entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])

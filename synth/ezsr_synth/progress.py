@@ -50,7 +50,7 @@ class Progress:
         self._bar = tqdm(
             total=listing.pictures,
             initial=self._before.pictures,
-            unit=" pictures",
+            bar_format="{n_fmt}/{total_fmt} pictures |{bar}| {remaining} left{postfix}",
             disable=self._quiet,
             dynamic_ncols=True,
         )

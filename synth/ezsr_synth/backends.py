@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing as mp
-import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -17,6 +15,7 @@ from typing import Any
 import cv2
 
 from ezsr_shards.errors import EzsrError, RunError
+from ezsr_shards.process import follow_parent
 from ezsr_shards.shardset import ShardRecord
 from ezsr_synth.records import ShardTask
 from ezsr_synth.work import ShardPlan, Tally, make_shard
@@ -186,7 +185,7 @@ def _serve(connection: Connection, plan: ShardPlan) -> None:
     """Make shards until the parent hangs up; say what happens after every picture."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides how a run ends
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    follow_parent()  # a killed run leaves nobody writing
     cv2.setNumThreads(1)  # one process per CPU is all the parallelism there is
 
     def say(source: str, tally: Tally) -> None:
@@ -206,11 +205,3 @@ def _serve(connection: Connection, plan: ShardPlan) -> None:
             connection.send(OSError(error.errno, error.strerror or str(error)))
         except Exception:
             connection.send(traceback.format_exc())
-
-
-def _die_with_parent() -> None:
-    """End this process when the parent is gone, so that a killed run leaves nobody writing."""
-    parent = mp.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)

@@ -7,7 +7,6 @@ processes nor that of ranks changes which samples make up a step.
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ezsr_shards.errors import InputError
-from ezsr_shards.sample import Sample, decode_sample
+from ezsr_shards.process import follow_parent
+from ezsr_shards.sample import Sample, decode_jpeg, decode_sample
 from ezsr_shards.shardset import INDEX_FILE, ShardClass, read_classes, read_json
 from ezsr_train.config import InputConfig, TrainConfig
 from ezsr_train.representation import PackedEvents
@@ -138,14 +138,11 @@ def prepare(
     inside = (x >= 0) & (x < size_px) & (y >= 0) & (y < size_px)
     t = events.t[part].astype(np.float64)
     t = (t - t[:1]) / max(float(t[-1] - t[0]) if len(t) else 1.0, 1.0)
-    rgb = None
-    if sample.jpeg is not None:
-        with Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]) as picture:
-            box = (left, top, left + width, top + height)
-            resized = picture.convert("RGB").resize(
-                (size_px, size_px), Image.Resampling.BICUBIC, box=box
-            )
-            rgb = np.asarray(resized)
+    rgb, picture = None, decode_jpeg(sample)
+    if picture is not None:
+        box = (left, top, left + width, top + height)
+        resized = picture.resize((size_px, size_px), Image.Resampling.BICUBIC, box=box)
+        rgb = np.asarray(resized)
     p = events.p[part].astype(np.int64)
     label = -1 if sample.label is None else sample.label
     shares = t.astype(np.float32)
@@ -244,6 +241,16 @@ def _load(dataset: ShardDataset, batches: Iterator[list[Place]], workers: int) -
         batch_sampler=batches,  # type: ignore[arg-type, unused-ignore]
         collate_fn=collate,
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
+        worker_init_fn=_start_reading if workers else None,
     )
     yield from loader
+
+
+def _start_reading(worker: int) -> None:
+    """Begin in a reading process.
+
+    torch's own watch looks for another parent, which behind a fork server is never the trainer;
+    spawned workers, which it would serve, abort now and then when they are stopped (torch 2.15).
+    """
+    follow_parent()

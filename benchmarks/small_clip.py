@@ -22,9 +22,10 @@ from torch import Tensor
 from ezsr_synth.decode import PictureError
 from ezsr_synth.sources import SourceOptions, list_pictures
 from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip
-from ezsr_train.zeroshot import TEMPLATES, embed_classes
-
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+from ezsr_train.config import OptimConfig
+from ezsr_train.loop import make_optimizer
+from ezsr_train.model import normalize
+from ezsr_train.zeroshot import TEMPLATES, count_hits, embed_classes
 
 
 def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -46,7 +47,7 @@ def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return float pictures, normalised, shifted by a few pixels and changed in light."""
+    """Return float pictures in [0, 1], shifted by a few pixels and changed in light."""
     batch, _, size, _ = pictures.shape
     images = pictures.float() / 255
     gain = 1 + 0.4 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
@@ -54,14 +55,7 @@ def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
     reach = size // 8
     padded = F.pad(images, (reach,) * 4, mode="reflect")
     dx, dy = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
-    images = padded[:, :, dy : dy + size, dx : dx + size]
-    return normalise(images)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Apply CLIP's mean and standard deviation."""
-    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
-    return (images - mean) / std
+    return padded[:, :, dy : dy + size, dx : dx + size]
 
 
 def main() -> None:
@@ -80,10 +74,7 @@ def main() -> None:
     held_back = max(1, len(pictures) // 10)
     architecture = ClipArchitecture.small(options.size)
     clip, tokenizer = build_clip(architecture)
-    decay = [p for p in clip.parameters() if p.ndim >= 2]
-    rest = [p for p in clip.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
+    optimiser = make_optimizer(clip, OptimConfig(weight_decay=0.1))
     started = time.time()
     for step in range(options.steps):
         warm = min(1.0, (step + 1) / 200)
@@ -93,7 +84,9 @@ def main() -> None:
         chosen = torch.randint(held_back, len(pictures), (options.batch,), generator=generator)
         template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
         texts = clip.encode_text(tokenizer([template.format(n) for n in names]), normalize=True)
-        images = clip.encode_image(augment(pictures[chosen], generator), normalize=True)
+        images = clip.encode_image(
+            normalize(augment(pictures[chosen], generator), architecture), normalize=True
+        )
         logits = clip.logit_scale.exp().clamp(max=100) * images @ texts.T
         loss = F.cross_entropy(logits, labels[chosen])
         optimiser.zero_grad()
@@ -108,8 +101,8 @@ def main() -> None:
         hits = 0
         for start in range(0, held_back, 256):
             part = slice(start, min(held_back, start + 256))
-            images = clip.encode_image(normalise(pictures[part].float() / 255), normalize=True)
-            hits += int((images @ classes.T).argmax(1).eq(labels[part]).sum())
+            images = clip.encode_image(normalize(pictures[part].float() / 255, architecture))
+            hits += count_hits(images, labels[part], classes).hits
     accuracy = hits / held_back
     print(f"top-1 on {held_back} pictures never trained on: {accuracy:.1%}")
     save_clip(options.out, clip, architecture)

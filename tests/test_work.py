@@ -65,14 +65,12 @@ def test_the_jpeg_is_the_scene_in_the_middle_of_the_recording(n: int) -> None:
 
 @pytest.mark.parametrize("n", range(4))
 def test_the_json_states_the_thresholds_that_fired(n: int) -> None:
-    """A pixel's signed sum of thresholds follows its log intensity within one threshold."""
+    """Each lies in its own range, and the lower one fires more often."""
     config = replace(CONFIG, camera=CameraConfig((0.1, 0.15), (0.25, 0.3), lens_blur_px=0.0))
     s = sample_of(n, config)
     on, off = s.meta["camera"]["threshold_on"], s.meta["camera"]["threshold_off"]
     assert 0.1 <= on <= 0.15
     assert 0.25 <= off <= 0.3
-    end = smooth_picture(n, 150, 200)
-    assert end.size
     counts = s.events.count_image()
     assert counts[0].sum() > 0
     assert counts[1].sum() > 1.3 * counts[0].sum(), "the lower threshold fires more often"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from PIL import Image
 
 from ezsr_shards.command import (
     EXIT_FAILED,
@@ -24,8 +22,14 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
 from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError, ShardError
-from ezsr_shards.sample import Sample
-from ezsr_shards.shardset import count_reasons, read_classes, read_config, read_records
+from ezsr_shards.sample import Sample, decode_jpeg
+from ezsr_shards.shardset import (
+    count_reasons,
+    list_reasons,
+    read_classes,
+    read_config,
+    read_records,
+)
 from ezsr_shards.verify import iterate_samples, verify
 
 
@@ -101,7 +105,7 @@ def describe(folder: Path) -> str:
         ("events", f"{events}, {events / max(samples, 1):.0f} a sample"),
         ("ON share", f"{on / max(events, 1):.1%}"),
         ("size", format_bytes(sum(record.size_bytes for record in records))),
-        ("failures", ", ".join(f"{n} {reason}" for reason, n in failures.items()) or "none"),
+        ("failures", list_reasons(failures) or "none"),
     ]
     try:
         classes, split = read_classes(folder)
@@ -141,22 +145,13 @@ def _view(folder: Path, options: Any) -> str:
         raise InputError(f"{folder}: holds no sample{which}")
     try:
         if path.suffix.lower() == ".gif":
-            save_gif(path, _picture(chosen[0]), chosen[0].events)
+            save_gif(path, decode_jpeg(chosen[0]), chosen[0].events)
         else:
-            tiles = [Tile(_picture(sample), sample.events, _title(sample)) for sample in chosen]
+            tiles = [Tile(decode_jpeg(sample), sample.events, _title(sample)) for sample in chosen]
             contact_sheet(tiles, options.columns).save(path)
     except OSError as error:
         raise OutputError(f"to {path}: cannot be written ({error.strerror or error})") from error
     return f"wrote {path}"
-
-
-def _picture(sample: Sample) -> Image.Image | None:
-    if sample.jpeg is None:
-        return None
-    try:
-        return Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]).convert("RGB")
-    except Exception as error:  # Pillow's parsers raise almost anything
-        raise ShardError(f"sample {sample.key}: its .jpg is unreadable ({error})") from error
 
 
 def _title(sample: Sample) -> str:

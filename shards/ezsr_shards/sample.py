@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ezsr_shards.errors import ShardError
 from ezsr_shards.events import EventStream
@@ -106,6 +107,16 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
     return EventStream(
         x.astype(np.uint16), y.astype(np.uint16), t.astype(np.int64), p, width, height, duration_us
     )
+
+
+def decode_jpeg(sample: Sample) -> Image.Image | None:
+    """Return the sample's RGB picture, or None; raise ShardError where it is no whole JPEG."""
+    if sample.jpeg is None:
+        return None
+    try:
+        return Image.open(io.BytesIO(sample.jpeg), formats=["JPEG"]).convert("RGB")
+    except Exception as error:  # Pillow's parsers raise almost anything
+        raise ShardError(f"sample {sample.key}: its .jpg is unreadable ({error})") from error
 
 
 def encode_sample(sample: Sample) -> dict[str, bytes]:

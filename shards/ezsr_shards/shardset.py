@@ -103,6 +103,11 @@ def count_reasons(failures: Sequence[Failure]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def list_reasons(counts: Mapping[str, int]) -> str:
+    """Return counted reasons in words, such as '3 truncated, 1 empty', or ""."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
 def shard_name(name: str, index: int) -> str:
     """Return the file stem of a shard: NAME-000042."""
     return f"{name}-{index:06d}"

@@ -19,6 +19,7 @@ from ezsr_shards.command import (
     use_hyphens,
 )
 from ezsr_shards.errors import ConfigError, EzsrError
+from ezsr_shards.shardset import list_reasons
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.estimate import estimate
 from ezsr_synth.run import RunOptions, RunReport, synthesize
@@ -101,7 +102,7 @@ def summary(report: RunReport, out: str) -> str:
     else:
         lines.append("nothing to do: every shard was complete")
     if failed:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in report.failures.items())
+        reasons = list_reasons(report.failures)
         lines.append(f"{failed} gave no sample ({reasons}); see 'failures' in {out}/*.json")
     lines.append(f"check them: ezsr-shards verify {out}    look: ezsr-shards view {out}")
     return "\n".join(lines)

@@ -5,34 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 
 from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import RunError
 from ezsr_shards.sample import encode_sample
-from ezsr_shards.shardset import Failure, count_reasons
+from ezsr_shards.shardset import count_reasons, list_reasons
 from ezsr_synth.config import SynthConfig
-from ezsr_synth.decode import PictureError
 from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.run import RunOptions, available_cpus
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
 from ezsr_synth.tars import TarPictures
-from ezsr_synth.work import make_sample
+from ezsr_synth.work import Tally, make_samples
 
 _TRIED = 16
 _TAR_BLOCK = 512
-
-
-@dataclass
-class _Trial:
-    pictures: int = 0
-    samples: int = 0
-    events: int = 0
-    size_bytes: int = 0
-    seconds: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
 
 
 def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOptions) -> str:
@@ -42,8 +30,12 @@ def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOp
     """
     listing = list_pictures(images, source)
     compile_kernels()
-    trial = _try_pictures(_spread(listing), config)
-    reasons = ", ".join(f"{n} {reason}" for reason, n in count_reasons(trial.failures).items())
+    trial, size_bytes = Tally(), 0
+    started = time.perf_counter()
+    for sample in make_samples(islice(_spread(listing), _TRIED), config, trial):
+        size_bytes += sum(_size_in_tar(data) for data in encode_sample(sample).values())
+    seconds = time.perf_counter() - started
+    reasons = list_reasons(count_reasons(trial.failures))
     if not trial.samples:
         raise RunError(
             f"IMAGES: none of the {trial.pictures} pictures tried gave a sample ({reasons})"
@@ -51,15 +43,15 @@ def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOp
     workers = run.workers or available_cpus()
     pictures, basis = _count_pictures(listing)
     share = pictures / trial.pictures
-    hours = share * trial.seconds / workers / 3600
-    each_ms = trial.seconds / trial.pictures * 1e3
-    events, kilobytes = (n / trial.samples for n in (trial.events, trial.size_bytes / 1e3))
+    hours = share * seconds / workers / 3600
+    each_ms = seconds / trial.pictures * 1e3
+    events, kilobytes = (n / trial.samples for n in (trial.events, size_bytes / 1e3))
     return "\n".join(
         [
             f"tried {trial.pictures} pictures: {each_ms:.1f} ms each, {events:.0f} events and "
             f"{kilobytes:.0f} kB a sample" + (f"; failed: {reasons}" if reasons else ""),
             f"expect {share * trial.samples:.0f} samples from {pictures} pictures {basis}".rstrip(),
-            f"expect {format_bytes(share * trial.size_bytes)} on disk in {listing.shards} shards",
+            f"expect {format_bytes(share * size_bytes)} on disk in {listing.shards} shards",
             f"expect {_duration(hours)} with {workers} workers on a machine like this",
         ]
     )
@@ -75,25 +67,6 @@ def _spread(listing: Listing) -> Iterator[ImageRecord]:
     for n in range(shards):
         pictures = listing.pictures_of(n * listing.shards // shards)
         yield from islice(pictures, -(-_TRIED // shards))
-
-
-def _try_pictures(records: Iterator[ImageRecord], config: SynthConfig) -> _Trial:
-    trial = _Trial()
-    started = time.perf_counter()
-    for record in islice(records, _TRIED):
-        trial.pictures += 1
-        try:
-            rgb = record.decode(config.max_pixels)
-            for view in range(config.views):
-                sample = make_sample(record, rgb, view, config)
-                members = encode_sample(sample)
-                trial.samples += 1
-                trial.events += len(sample.events)
-                trial.size_bytes += sum(_size_in_tar(data) for data in members.values())
-        except PictureError as error:
-            trial.failures.append(Failure(record.source, error.reason, error.detail))
-    trial.seconds = time.perf_counter() - started
-    return trial
 
 
 def _size_in_tar(data: bytes) -> int:

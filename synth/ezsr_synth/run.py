@@ -23,6 +23,7 @@ from ezsr_shards.shardset import (
     count_reasons,
     find_shards,
     hash_config,
+    list_reasons,
     read_json,
     shard_name,
     write_classes,
@@ -109,6 +110,7 @@ def synthesize(
     try:
         with _locked(folder):
             _prepare(folder, name, facts, run.overwrite)
+            _clear_parts(folder, name)
             records = _complete_records(plan)
             made = listing.shards - len(records)
             missing = (task for task in listing.tasks() if task.index not in records)
@@ -203,7 +205,7 @@ def _close(
     failures = count_reasons([failure for record in ordered for failure in record.failures])
     pictures = sum(record.pictures for record in ordered)
     samples = sum(record.samples for record in ordered)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in failures.items())
+    reasons = list_reasons(failures)
     if samples == 0:
         raise RunError(f"IMAGES: none of the {pictures} pictures gave a sample ({reasons})")
     share = 1 - samples / (pictures * views)
@@ -287,7 +289,6 @@ def _prepare(folder: Path, name: str, facts: dict[str, Any], overwrite: bool) ->
             f"give another folder, or correct 'images' in {path} if the pictures were moved"
         )
     elif there:
-        _clear_parts(folder, name)
         return
     foreign = [*find_shards(folder, name, ".tar"), folder / INDEX_FILE, folder / CLASSES_FILE]
     for file in foreign:
@@ -321,7 +322,6 @@ def _delete_set(folder: Path, name: str) -> None:
         file.unlink()
     for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE):
         (folder / other).unlink(missing_ok=True)
-    _clear_parts(folder, name)
     (folder / CONFIG_FILE).unlink()
 
 

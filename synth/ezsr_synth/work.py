@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -73,7 +73,7 @@ def make_shard(
     tally = Tally()
     name = shard_name(plan.name, task.index)
     facts = write_shard(
-        plan.folder / f"{name}.tar", _make_samples(task, plan.config, tally, on_picture)
+        plan.folder / f"{name}.tar", make_samples(task.pictures, plan.config, tally, on_picture)
     )
     record = ShardRecord(
         name=name,
@@ -92,10 +92,14 @@ def make_shard(
     return record
 
 
-def _make_samples(
-    task: ShardTask, config: SynthConfig, tally: Tally, on_picture: OnPicture | None
+def make_samples(
+    pictures: Iterable[ImageRecord],
+    config: SynthConfig,
+    tally: Tally,
+    on_picture: OnPicture | None = None,
 ) -> Iterator[Sample]:
-    for record in task.pictures:
+    """Yield the samples of pictures one by one; count them, and what cannot be used, in `tally`."""
+    for record in pictures:
         if on_picture:
             on_picture(record.source, tally)
         tally.pictures += 1

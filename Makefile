@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
-PICTURES ?= 240
+PICTURES ?= 4000
+STEPS ?= 400
 
 .PHONY: demo test check bench format clean
 
@@ -13,13 +14,8 @@ PICTURES ?= 240
 	$(BIN)/python -m pip install --quiet --editable '.[dev,train]'
 	touch $@
 
-demo: .venv/.installed  ## toy pictures -> shards -> checks -> contact sheet and animation
-	@echo "ezsr-synth toy:$(PICTURES) $(DEMO)/shards"
-	@$(BIN)/ezsr-synth toy:$(PICTURES) $(DEMO)/shards --overwrite
-	@$(BIN)/ezsr-shards verify $(DEMO)/shards
-	@$(BIN)/ezsr-shards info $(DEMO)/shards
-	@$(BIN)/ezsr-shards view $(DEMO)/shards --to $(DEMO)/sheet.png
-	@$(BIN)/ezsr-shards view $(DEMO)/shards --to $(DEMO)/sample.gif
+demo: .venv/.installed  ## toy pictures -> shards -> training -> zero-shot accuracy
+	@$(BIN)/python benchmarks/demo.py $(DEMO) --pictures $(PICTURES) --steps $(STEPS)
 
 test: .venv/.installed  ## all tests
 	$(BIN)/python -m pytest

@@ -2,14 +2,14 @@
 
     python benchmarks/small_clip.py CLASS_TREE|toy:N:all --out FILE.safetensors
 
-Captions are the class names in a few templates; architecture and tokenizer are open_clip's own and
-travel in the file's metadata, so that `ezsr-train --model FILE` needs nothing else.
+Captions are the class names, and the words they are made of, in a few templates. Architecture and
+tokenizer are open_clip's own and travel in the file's metadata, so that `ezsr-train --model FILE`
+needs nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -23,8 +23,8 @@ from ezsr_synth.decode import PictureError
 from ezsr_synth.sources import SourceOptions, list_pictures
 from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip
 from ezsr_train.config import OptimConfig
-from ezsr_train.loop import make_optimizer
-from ezsr_train.model import normalize
+from ezsr_train.optimize import learning_rate, make_optimizer, set_learning_rate
+from ezsr_train.tower import normalize
 from ezsr_train.zeroshot import TEMPLATES, count_hits, embed_classes
 
 
@@ -47,15 +47,32 @@ def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]
 
 
 def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return float pictures in [0, 1], shifted by a few pixels and changed in light."""
+    """Return float pictures in [0, 1]: shifted by a few pixels, mirrored, in other light."""
     batch, _, size, _ = pictures.shape
     images = pictures.float() / 255
+    mirrored = (torch.rand(batch, generator=generator) < 0.5)[:, None, None, None]
     gain = 1 + 0.4 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
-    images = (images * gain).clamp(0, 1)
+    images = torch.where(mirrored, images.flip(3), images).mul(gain).clamp(0, 1)
     reach = size // 8
     padded = F.pad(images, (reach,) * 4, mode="reflect")
     dx, dy = torch.randint(0, 2 * reach + 1, (2,), generator=generator).tolist()
     return padded[:, :, dy : dy + size, dx : dx + size]
+
+
+def list_words(names: list[str]) -> tuple[list[str], Tensor]:
+    """Return the words that several class names share, and (classes, words): who has which.
+
+    Each row sums to 1, or to 0 where a name shares no word.
+    """
+    owners: dict[str, set[int]] = {}
+    for label, name in enumerate(names):
+        for word in name.split():
+            owners.setdefault(word, set()).add(label)
+    words = sorted(word for word, those in owners.items() if 1 < len(those) < len(names))
+    shares = torch.zeros(len(names), len(words))
+    for column, word in enumerate(words):
+        shares[list(owners[word]), column] = 1.0
+    return words, shares / shares.sum(1, keepdim=True).clamp(min=1)
 
 
 def main() -> None:
@@ -63,32 +80,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("images")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3500)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     pictures, labels, names = load_pictures(options.images, options.size)
+    words, shares = list_words(names)
     held_back = max(1, len(pictures) // 10)
     architecture = ClipArchitecture.small(options.size)
     clip, tokenizer = build_clip(architecture)
-    optimiser = make_optimizer(clip, OptimConfig(weight_decay=0.1))
+    schedule = OptimConfig(options.steps, lr=options.lr, warmup=100, weight_decay=0.1)
+    optimiser = make_optimizer(clip, schedule)
     started = time.time()
     for step in range(options.steps):
-        warm = min(1.0, (step + 1) / 200)
-        rate = 1e-3 * warm * 0.5 * (1 + math.cos(math.pi * step / options.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        set_learning_rate(optimiser, learning_rate(step, schedule))
         chosen = torch.randint(held_back, len(pictures), (options.batch,), generator=generator)
         template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
-        texts = clip.encode_text(tokenizer([template.format(n) for n in names]), normalize=True)
-        images = clip.encode_image(
-            normalize(augment(pictures[chosen], generator), architecture), normalize=True
-        )
-        logits = clip.logit_scale.exp().clamp(max=100) * images @ texts.T
-        loss = F.cross_entropy(logits, labels[chosen])
+        prompts = [template.format(text) for text in names + words]
+        texts = clip.encode_text(tokenizer(prompts), normalize=True)
+        inputs = normalize(augment(pictures[chosen], generator), architecture.tower)
+        with torch.autocast("cpu", torch.bfloat16):
+            images = clip.encode_image(inputs)
+        scale = clip.logit_scale.exp().clamp(max=100)
+        logits = scale * F.normalize(images.float(), dim=1) @ texts.T
+        loss = F.cross_entropy(logits[:, : len(names)], labels[chosen])
+        if words:
+            loss = loss + F.cross_entropy(logits[:, len(names) :], shares[labels[chosen]])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
@@ -101,7 +122,7 @@ def main() -> None:
         hits = 0
         for start in range(0, held_back, 256):
             part = slice(start, min(held_back, start + 256))
-            images = clip.encode_image(normalize(pictures[part].float() / 255, architecture))
+            images = clip.encode_image(normalize(pictures[part].float() / 255, architecture.tower))
             hits += count_hits(images, labels[part], classes).hits
     accuracy = hits / held_back
     print(f"top-1 on {held_back} pictures never trained on: {accuracy:.1%}")

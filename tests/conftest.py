@@ -43,3 +43,23 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set EZSR_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small toy shards, `shards`, and an untrained CLIP of 32 px, `clip.safetensors`."""
+    torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
+    from ezsr_synth.config import SensorSize, SynthConfig
+    from ezsr_synth.run import RunOptions, synthesize
+    from ezsr_synth.sources import SourceOptions
+    from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip
+
+    folder = tmp_path_factory.mktemp("world")
+    config = SynthConfig(size=SensorSize(48, 32), max_events=3000)
+    synthesize("toy:24", folder / "shards", config, SourceOptions(shard_size=5), RunOptions(2))
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    architecture = ClipArchitecture(8, vision, text)
+    save_clip(folder / "clip.safetensors", build_clip(architecture)[0], architecture)
+    return folder

@@ -106,3 +106,14 @@ def test_named_files_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"`((?:synth|shards|train|tests|benchmarks)/[\w./]+\.\w+)`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_options_of_commands_that_need_a_gpu_are_known() -> None:
+    pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
+    from ezsr_train.cli import build_embed_parser, build_parser
+
+    (text,) = [text for kind, text in BLOCKS if kind == "text" and "torchrun" in text]
+    embed, train = text.replace("\\\n", " ").splitlines()
+    build_embed_parser().parse_args(shlex.split(embed)[1:])
+    words = shlex.split(train)
+    build_parser().parse_args(words[words.index("ezsr_train.cli") + 1 :])

@@ -1,21 +1,26 @@
-"""ezsr-train: the command line, a thin layer over `ezsr_train.loop.train`."""
+"""ezsr-train and ezsr-embed: command lines, thin layers over `train` and `embed_shards`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
-from ezsr_shards.command import EXIT_INTERRUPTED, exit_code_of, parse_arguments, use_hyphens
-from ezsr_shards.errors import EzsrError
+from ezsr_shards.command import EXIT_INTERRUPTED, exit_code_of, parse_arguments, say, use_hyphens
+from ezsr_shards.errors import EzsrError, InputError
 
 try:
     from ezsr_train.config import TrainConfig
-    from ezsr_train.loop import train
+    from ezsr_train.loop import ENCODER_FILE, train
+    from ezsr_train.monitor import CURVE_FILE
+    from ezsr_train.ranks import join_ranks
+    from ezsr_train.shard_files import open_shard_set
+    from ezsr_train.teacher import load_teacher
+    from ezsr_train.teacher_cache import embed_shards
 except ModuleNotFoundError as missing:
-    sys.exit(f"ezsr-train: {missing.name} is not installed; run pip install 'ezsr[train]'")
+    sys.exit(f"ezsr: {missing.name} is not installed; run pip install 'ezsr[train]'")
 
 
 def build_parser() -> ArgumentParser:
@@ -25,30 +30,81 @@ def build_parser() -> ArgumentParser:
         description="Train an event encoder whose embedding matches CLIP's of the picture.",
         exit_on_error=False,
     )
-    parser.add_argument("shards", metavar="SHARDS", type=str, help="folder that ezsr-synth wrote")
+    parser.add_argument("shards", metavar="SHARDS", type=str, help="folder or URL of a shard set")
     parser.add_argument("--out", type=str, required=True, help="folder for checkpoints and logs")
     parser.add_argument("--val", type=str, help="shards on which zero-shot accuracy is measured")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--resume", type=str, help="go on from 'latest', or from a checkpoint")
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_class_arguments(TrainConfig, None)
     return use_hyphens(parser)
 
 
+def build_embed_parser() -> ArgumentParser:
+    """Return the parser of ezsr-embed."""
+    parser = ArgumentParser(
+        prog="ezsr-embed",
+        description="Compute the teacher's picture embeddings once, beside the shards.",
+        exit_on_error=False,
+    )
+    parser.add_argument("shards", metavar="SHARDS", type=str, help="folder of a shard set")
+    parser.add_argument("--model", type=str, default="toy", help="as in ezsr-train")
+    parser.add_argument("--pretrained", type=str, help="as in ezsr-train")
+    parser.add_argument("--geometry", type=Literal["stretch", "crop"], default="stretch")
+    parser.add_argument("--workers", type=int, default=1, help="processes that decode pictures")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    return use_hyphens(parser)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, 1 (the run failed), 2 (bad usage) or 130 (interrupted)."""
+    """Run ezsr-train; return 0, 1 (the run failed), 2 (bad usage) or 130 (interrupted)."""
+    return _run("ezsr-train", build_parser, _train, argv)
+
+
+def embed(argv: Sequence[str] | None = None) -> int:
+    """Run ezsr-embed; return codes as `main`."""
+    return _run("ezsr-embed", build_embed_parser, _embed, argv)
+
+
+def _run(
+    name: str,
+    parser: Callable[[], ArgumentParser],
+    work: Callable[[Namespace], None],
+    argv: Sequence[str] | None,
+) -> int:
     try:
-        options = parse_arguments(build_parser(), argv)
-        names = TrainConfig.__dataclass_fields__
-        config = TrainConfig(**{name: getattr(options, name) for name in names})
-        validation = Path(options.val) if options.val else None
-        train(Path(options.shards), Path(options.out), config, validation, options.resume)
+        work(parse_arguments(parser(), argv))
         return 0
     except EzsrError as error:
-        print(f"ezsr-train: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return exit_code_of(error)
     except KeyboardInterrupt:
-        print("\nezsr-train: stopped; give --resume to continue", file=sys.stderr)
+        print(f"\n{name}: stopped; the same again with --resume latest goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _train(options: Namespace) -> None:
+    names = TrainConfig.__dataclass_fields__
+    config = TrainConfig(**{name: getattr(options, name) for name in names})
+    train(options.shards, options.out, config, options.val, options.resume, say)
+    say(f"wrote {options.out}/{ENCODER_FILE} and {options.out}/{CURVE_FILE}")
+
+
+def _embed(options: Namespace) -> None:
+    if "://" in options.shards:
+        raise InputError(f"SHARDS {options.shards}: embed where the shards lie, in a folder")
+    with join_ranks() as ranks:
+        teacher = load_teacher(options.model, options.pretrained, ranks.device)
+    done = embed_shards(
+        open_shard_set(options.shards),
+        teacher,
+        options.geometry,
+        options.workers,
+        options.overwrite,
+        lambda shards, of: say(f"shard {shards}/{of}") if shards % 50 == 0 else None,
+    )
+    say(f"{done.pictures} pictures of {done.shards} shards embedded, in {done.folder}")
+    for fault in done.skipped[:10]:
+        say(f"left out: {fault}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ezsr_shards.errors import InputError
+from ezsr_train.tower import TowerSpec
 
 METADATA_KEY = "ezsr_clip"
 FORMAT_VERSION = 1
@@ -42,16 +43,18 @@ class ClipArchitecture:
 
     @staticmethod
     def small(size_px: int) -> ClipArchitecture:
-        """Return a tower of 0.8 M parameters for pictures of 64 px or so."""
-        vision = {
-            "image_size": size_px,
-            "patch_size": 8,
-            "width": 128,
-            "layers": 4,
-            "head_width": 32,
-        }
-        text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+        """Return a ResNet of 1.3 M parameters, as in OpenAI's CLIP, for pictures of 64 px or so.
+
+        From 10,000 pictures it learns far more than a vision transformer of its size does.
+        """
+        vision = {"image_size": size_px, "layers": [1, 1, 1, 1], "width": 16, "head_width": 16}
+        text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
         return ClipArchitecture(64, vision, text)
+
+    @property
+    def tower(self) -> TowerSpec:
+        """The image tower alone."""
+        return TowerSpec(self.embed_dim, self.vision_cfg, False, self.mean, self.std)
 
 
 def build_clip(architecture: ClipArchitecture) -> tuple[open_clip.CLIP, Tokenizer]:
@@ -76,12 +79,7 @@ def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
 
     Raises InputError unless every weight of the architecture is there, and no other.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"model {path}: unreadable safetensors file ({error})") from error
+    weights, metadata = read_safetensors(path)
     try:
         facts = json.loads(metadata[METADATA_KEY])
         if facts.pop("format") != FORMAT_VERSION:
@@ -93,8 +91,18 @@ def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
             f"model {path}: no CLIP architecture in its metadata ({error}); such files are "
             f"written by benchmarks/small_clip.py"
         ) from error
-    load_strictly(clip, weights, str(path))
+    load_strictly(clip, weights, f"model {path}")
     return clip.eval(), tokenizer, architecture
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file; raise InputError if it is none of the kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return weights, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"model {path}: unreadable safetensors file ({error})") from error
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -105,11 +113,11 @@ def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: s
         ("has an unknown", weights.keys() - expected.keys()),
     ):
         if names:
-            raise InputError(f"model {source}: {kind} weight {min(names)!r} ({len(names)} in all)")
+            raise InputError(f"{source}: {kind} weight {min(names)!r} ({len(names)} in all)")
     for name, value in weights.items():
         if value.shape != expected[name].shape:
             raise InputError(
-                f"model {source}: weight {name!r} is {tuple(value.shape)}, the architecture "
+                f"{source}: weight {name!r} is {tuple(value.shape)}, the architecture "
                 f"needs {tuple(expected[name].shape)}"
             )
     module.load_state_dict({name: value.float() for name, value in weights.items()})

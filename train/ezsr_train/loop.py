@@ -3,238 +3,240 @@
 from __future__ import annotations
 
 import json
-import math
-import os
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ezsr_shards.errors import InputError, RunError
-from ezsr_shards.shard import write_atomically
-from ezsr_train.config import OptimConfig, TrainConfig
-from ezsr_train.data import (
-    Batch,
-    ShardSet,
-    evaluation_batches,
-    open_shard_set,
-    training_batches,
+from ezsr_shards.errors import ConfigError, OutputError, RunError
+from ezsr_shards.shardset import write_json
+from ezsr_train.batches import Batch, ReadOptions, training_batches
+from ezsr_train.checkpoint import (
+    Progress,
+    code_version,
+    find_checkpoint,
+    list_checkpoints,
+    restore_checkpoint,
+    save_best,
+    save_checkpoint,
 )
-from ezsr_train.loss import alignment_loss
-from ezsr_train.model import EventEncoder, Teacher, load_teacher
-from ezsr_train.zeroshot import Accuracy, count_hits, embed_classes
+from ezsr_train.config import TrainConfig
+from ezsr_train.encoder import EncoderFacts, EventEncoder, make_student, save_encoder
+from ezsr_train.evaluate import Evaluation, Evaluator
+from ezsr_train.monitor import INPUT_FILE, Monitor, count_flops, draw_curve, draw_inputs
+from ezsr_train.optimize import learning_rate
+from ezsr_train.ranks import Ranks, join_ranks
+from ezsr_train.shard_files import ShardSet, open_shard_set
+from ezsr_train.step import Learner, make_learner, take_step, targets_of
+from ezsr_train.teacher import Teacher, load_teacher
+from ezsr_train.teacher_cache import TeacherCache, open_cache
 
-METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
-_LOG_EVERY = 25
-_EVALUATION_BATCH = 128
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Zero-shot top-1 over all class names: events by the student, pictures by the teacher."""
-
-    events: Accuracy
-    pictures: Accuracy
-    classes: int
-
-    def facts(self) -> dict[str, float]:
-        """Return what is logged."""
-        low, high = self.events.interval()
-        return {
-            "zero_shot_top1_events": self.events.top1,
-            "zero_shot_top1_events_low": low,
-            "zero_shot_top1_events_high": high,
-            "teacher_top1_rgb": self.pictures.top1,
-            "chance": 1 / self.classes,
-            "samples": self.events.total,
-        }
-
-
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    share = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
-
-
-def make_optimizer(student: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices only."""
-    matrices = [p for p in student.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in student.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-
-
-@torch.no_grad()
-def evaluate(
-    student: EventEncoder, teacher: Teacher, shards: ShardSet, config: TrainConfig
-) -> Evaluation:
-    """Score student and teacher on every labelled sample of a shard set, exactly once."""
-    if not shards.classes:
-        raise InputError("VAL: this shard set has no classes, so there is nothing to name")
-    names = [entry.name for entry in shards.classes]
-    texts = embed_classes(teacher.clip, teacher.tokenizer, names)
-    student.eval()
-    hits = {"events": 0, "rgb": 0}
-    total = pictures = 0
-    for batch in evaluation_batches(shards, config.input, teacher.size_px, _EVALUATION_BATCH):
-        labels = batch.labels.to(texts.device)
-        events = count_hits(student(batch.events.to(texts.device)), labels, texts)
-        hits["events"] += events.hits
-        total += events.total
-        if batch.rgb is not None:
-            seen = count_hits(teacher.embed_pictures(batch.rgb), labels, texts)
-            hits["rgb"] += seen.hits
-            pictures += seen.total
-    student.train()
-    return Evaluation(Accuracy(hits["events"], total), Accuracy(hits["rgb"], pictures), len(names))
+SUMMARY_FILE, CONFIG_FILE, ENCODER_FILE = "summary.json", "config.json", "encoder.safetensors"
+_LEAST_SEEN = 1000  # samples, before a share of broken ones says anything
+Say = Callable[[str], None]
 
 
 def train(
-    shards: Path,
-    out: Path,
+    shards: str | Path,
+    out: str | Path,
     config: TrainConfig,
-    validation: Path | None = None,
-    resume: bool = False,
+    validation: str | Path | None = None,
+    resume: str | None = None,
+    say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Train an event encoder; return the summary that is also written to OUT.
 
-    A run that was stopped at any step continues with `resume` from its last checkpoint, with the
-    same samples and the same losses to the last bit on one machine's CPU.
+    `resume`, latest or a checkpoint's path, goes on from there: on one machine's CPU with the same
+    samples and the same losses to the last bit. Under torchrun the processes share every batch.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_teacher(config.model, device)
-    sets = open_shard_set(shards), open_shard_set(validation) if validation else None
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
-    student = EventEncoder(teacher, config.input.representation).to(device).train()
-    optimizer = make_optimizer(student, config.optim)
-    start = restore(out, student, optimizer, config, teacher) if resume else 0
-    started, waited = time.perf_counter(), 0.0
-    batches = training_batches(sets[0], config, teacher.size_px, start)
-    evaluation: Evaluation | None = None
-    for step in range(start, config.optim.steps):
-        asked = time.perf_counter()
-        batch = next(batches)
-        waited += time.perf_counter() - asked
-        losses = take_step(student, teacher, batch, optimizer, config, step)
-        done = step + 1
-        if done % _LOG_EVERY == 0 or done == config.optim.steps:
-            elapsed = time.perf_counter() - started
-            rate = (done - start) * config.optim.batch / elapsed
-            facts = {"step": done, **losses, "samples_per_s": rate, "waiting": waited / elapsed}
-            _log(out, facts)
-            print(
-                f"step {done}/{config.optim.steps}  loss {losses['loss']:.4f}  "
-                f"{rate:.0f} samples/s  waiting {waited / elapsed:.0%}",
-                flush=True,
+    with join_ranks() as ranks:
+        return _Run(shards, Path(out), config, validation, resume, ranks, say).train()
+
+
+class _Run:
+    """One run of one process, from the opened files to the summary."""
+
+    def __init__(
+        self,
+        shards: str | Path,
+        out: Path,
+        config: TrainConfig,
+        validation: str | Path | None,
+        resume: str | None,
+        ranks: Ranks,
+        say: Say,
+    ) -> None:
+        _check(config, ranks)
+        self.out, self.config, self.ranks = out, config, ranks
+        self.say: Say = say if ranks.first else lambda line: None
+        self.shards = open_shard_set(shards, config.data.cache)
+        self.teacher = load_teacher(config.model, config.pretrained, ranks.device)
+        torch.manual_seed(config.seed)
+        student = make_student(self.teacher, config.input.representation, config.student)
+        flops = count_flops(student.visual, student.spec) if ranks.device.type == "cuda" else 0.0
+        self.options = self._read_options(self.shards, student)
+        self.learner: Learner = make_learner(student, config, ranks)
+        self.evaluator = self._make_evaluator(validation, student)
+        self.progress = self._start(resume)
+        self.monitor = Monitor(out, config, flops, config.optim.accumulate) if ranks.first else None
+
+    def _read_options(self, shards: ShardSet, student: EventEncoder) -> ReadOptions:
+        cache = _choose_cache(shards, self.teacher, self.config, self.say)
+        sizes = student.spec.size_px, self.teacher.spec.size_px
+        return ReadOptions(self.config.input, *sizes, cache)
+
+    def _make_evaluator(
+        self, validation: str | Path | None, student: EventEncoder
+    ) -> Evaluator | None:
+        if validation is None:
+            return None
+        shards = open_shard_set(validation, self.config.data.cache)
+        cache = open_cache(shards, self.teacher, self.config.input.geometry)
+        options = replace(self.options, cache=cache)
+        return Evaluator(shards, options, self.teacher, self.config.data.workers)
+
+    def _start(self, resume: str | None) -> Progress:
+        found = find_checkpoint(self.out, resume) if resume else None
+        if resume is None and self.ranks.first and list_checkpoints(self.out):
+            raise OutputError(
+                f"out {self.out}: holds a run's checkpoints; say --resume latest, or another --out"
             )
-        last = done == config.optim.steps
-        if sets[1] is not None and (done % config.eval_every == 0 or last):
-            evaluation = evaluate(student, teacher, sets[1], config)
-            _log(out, {"step": done, **evaluation.facts()})
-            print(
-                f"step {done}: zero-shot top-1 {evaluation.events.top1:.1%} on events, "
-                f"teacher {evaluation.pictures.top1:.1%} on the pictures",
-                flush=True,
-            )
-        if done % config.save_every == 0 or last:
-            save(out, done, student, optimizer, config, teacher)
-    summary = {
-        "steps": config.optim.steps,
-        "seconds": time.perf_counter() - started,
-        "teacher_sha256": teacher.sha256,
-        **(evaluation.facts() if evaluation else {}),
-    }
-    text = json.dumps(summary, indent=1, sort_keys=True) + "\n"
-    (out / SUMMARY_FILE).write_text(text)
-    return summary
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"out {self.out}: cannot be made ({error.strerror})") from error
+        self.ranks.wait()
+        if found is None:
+            return Progress(0)
+        progress = restore_checkpoint(found, self.learner, self.config, self.teacher.sha256)
+        self.say(f"resumed from {found} at step {progress.step}")
+        return progress
 
-
-def take_step(
-    student: EventEncoder,
-    teacher: Teacher,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    step: int,
-) -> dict[str, float]:
-    """Make one optimiser step; return the losses. Raises RunError where the loss is no number."""
-    if batch.rgb is None:
-        raise InputError("SHARDS: a sample has no picture; training needs synthetic shards")
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config.optim)
-    pictures = teacher.embed_pictures(batch.rgb)
-    parts = alignment_loss(student(batch.events.to(pictures.device)), pictures, config.loss)
-    loss = parts["loss"]
-    if not torch.isfinite(loss):
-        raise RunError(f"step {step}: the loss is {loss.item()}; resume with a smaller --optim.lr")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_norm)
-    optimizer.step()
-    return {name: float(part.detach()) for name, part in parts.items()}
-
-
-def save(
-    out: Path,
-    step: int,
-    student: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    teacher: Teacher,
-) -> None:
-    """Write a checkpoint atomically, then drop the oldest ones."""
-    state = {
-        "step": step,
-        "student": student.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "config": json.dumps(asdict(config), sort_keys=True),
-        "teacher_sha256": teacher.sha256,
-    }
-    write_atomically(_checkpoint(out, step), lambda file: torch.save(state, file))
-    for old in _checkpoints(out)[: -config.keep]:
-        old.unlink()
-
-
-def restore(
-    out: Path,
-    student: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    teacher: Teacher,
-) -> int:
-    """Load the last checkpoint and return its step, or 0 where there is none."""
-    found = _checkpoints(out)
-    if not found:
-        return 0
-    state = torch.load(found[-1], weights_only=True, map_location="cpu")
-    if state["teacher_sha256"] != teacher.sha256:
-        raise InputError(f"resume {found[-1]}: trained with another teacher; give the same --model")
-    if state["config"] != json.dumps(asdict(config), sort_keys=True):
-        raise InputError(
-            f"resume {found[-1]}: made with other options; give the same ones, or another --out"
+    def train(self) -> dict[str, Any]:
+        started = time.perf_counter()
+        if self.ranks.first:
+            facts = {**asdict(self.config), "code_version": code_version()}
+            write_json(self.out / CONFIG_FILE, facts)
+        batches = training_batches(
+            self.shards, self.options, self.config, self.ranks, self.progress.step
         )
-    student.load_state_dict(state["student"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+        evaluation = self._evaluate() if self.progress.step == 0 else None
+        for step in range(self.progress.step, self.config.optim.steps):
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - asked
+            if step == 0 and self.ranks.first:
+                images = self.learner.student.draw(batch.events.to(self.ranks.device))
+                draw_inputs(self.out / INPUT_FILE, images)
+            self._take(batch, waited, step)
+            evaluation = self._after(step + 1) or evaluation
+        if evaluation is None:  # resumed at its end
+            evaluation = self._evaluate()
+        return self._finish(evaluation, time.perf_counter() - started)
+
+    def _take(self, batch: Batch, waited_s: float, step: int) -> None:
+        targets = targets_of(batch, self.teacher.embed_pictures, self.ranks.device)
+        losses = take_step(self.learner, batch, targets, self.config, self.ranks, step)
+        lost = self.ranks.collect(batch.skipped)
+        skipped = self.progress.skipped + len(lost)
+        self.progress = replace(self.progress, step=step + 1, skipped=skipped)
+        if self.monitor is not None:
+            self.monitor.add(losses, waited_s)
+            self.monitor.skip(lost)
+        seen = max((step + 1) * self.config.optim.batch, _LEAST_SEEN)
+        if skipped > self.config.data.max_skipped * seen:
+            where = self.monitor.skipped_by_shard() if self.monitor else {}
+            raise RunError(
+                f"step {step}: {skipped} broken samples are over data.max_skipped "
+                f"{self.config.data.max_skipped:g}: {json.dumps(where)}"
+            )
+
+    def _after(self, done: int) -> Evaluation | None:
+        """Log, evaluate and save where it is due."""
+        log, last = self.config.log, done == self.config.optim.steps
+        evaluation = None
+        if self.monitor is not None and (done % log.every == 0 or last):
+            rate = learning_rate(done - 1, self.config.optim)
+            self.say(self.monitor.report(done, self.progress.skipped, rate))
+        if done % log.eval_every == 0 or last:
+            evaluation = self._evaluate()
+        better = evaluation is not None and evaluation.events.top1 > self.progress.best_top1
+        if evaluation is not None and better:
+            self.progress = replace(self.progress, best_top1=evaluation.events.top1)
+        if self.ranks.first and (done % log.save_every == 0 or last or better):
+            path = save_checkpoint(
+                self.out, self.learner, self.config, self.teacher.sha256, self.progress
+            )
+            if better:
+                save_best(self.out, path)
+        return evaluation
+
+    def _evaluate(self) -> Evaluation | None:
+        if self.evaluator is None:
+            return None
+        with self.learner.evaluating() as student:
+            found = self.evaluator.score(student, self.ranks)
+        if self.monitor is not None:
+            samples = self.progress.step * self.config.optim.batch
+            self.monitor.log({"step": self.progress.step, "samples": samples, **found.facts()})
+            self.say(
+                f"step {self.progress.step}: zero-shot top-1 {found.events.top1:.1%} on events, "
+                f"teacher {found.pictures.top1:.1%} on the pictures"
+            )
+        return found
+
+    def _finish(self, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
+        summary = {
+            "steps": self.config.optim.steps,
+            "samples": self.config.optim.steps * self.config.optim.batch,
+            "seconds": seconds,
+            "skipped": self.progress.skipped,
+            "teacher": self.teacher.name,
+            "teacher_sha256": self.teacher.sha256,
+            **(evaluation.facts() if evaluation else {}),
+        }
+        if self.monitor is None:
+            return summary
+        summary["skipped_by_shard"] = self.monitor.skipped_by_shard()
+        facts = EncoderFacts(
+            self.learner.student.spec,
+            self.config.input,
+            self.config.model,
+            self.config.pretrained,
+            self.teacher.sha256,
+        )
+        save_encoder(self.out / ENCODER_FILE, self.learner.tower().state_dict(), facts)
+        write_json(self.out / SUMMARY_FILE, summary)
+        self.monitor.close()
+        draw_curve(self.out)
+        return summary
 
 
-def _checkpoint(out: Path, step: int) -> Path:
-    return out / f"step-{step:09d}.pt"
+def _check(config: TrainConfig, ranks: Ranks) -> None:
+    """Raise ConfigError where this machine, or these processes, cannot do what is asked."""
+    parts = ranks.count * config.optim.accumulate
+    if config.optim.batch % parts:
+        raise ConfigError(
+            f"optim.batch {config.optim.batch}: give a multiple of {parts}, the processes times "
+            f"optim.accumulate"
+        )
+    if config.precision == "fp16" and ranks.device.type == "cpu":
+        raise ConfigError("precision fp16: needs a CUDA device; give fp32 or bf16")
 
 
-def _checkpoints(out: Path) -> list[Path]:
-    return sorted(out.glob("step-*.pt"))
-
-
-def _log(out: Path, facts: dict[str, Any]) -> None:
-    with open(out / METRICS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps(facts, sort_keys=True) + os.linesep)
+def _choose_cache(
+    shards: ShardSet, teacher: Teacher, config: TrainConfig, say: Say
+) -> TeacherCache | None:
+    if config.teacher == "online":
+        return None
+    cache = open_cache(shards, teacher, config.input.geometry)
+    if cache is None and config.teacher == "cached":
+        raise ConfigError(
+            f"teacher cached: no embeddings of {teacher.name} beside the shards; run ezsr-embed"
+        )
+    if cache is None:
+        say(f"no cached embeddings of {teacher.name}; ezsr-embed would spare decoding pictures")
+    return cache

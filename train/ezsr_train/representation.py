@@ -17,29 +17,52 @@ _MAX_COUNT = 4096
 
 @dataclass(frozen=True)
 class PackedEvents:
-    """Events of B samples, one after another.
+    """Events of B samples, one after another, as small as they can be moved to a device.
 
-    x, y     int64 (N,), input pixels, already in the encoder's H x W
-    t        float32 (N,), share of the sample's window, 0 <= t <= 1
-    p        int64 (N,), 1 = ON, 0 = OFF
-    sample   int64 (N,), which of the B samples
-    count    B
+    x, y     uint8 or int16 (N,), input pixels, already in the encoder's H x W
+    t        float32 (N,), share of the sample's slice, 0 <= t <= 1; empty where it is not needed
+    p        uint8 (N,), 1 = ON, 0 = OFF
+    offsets  int64 (B + 1,), where each sample begins, and the end of the last
     """
 
     x: Tensor
     y: Tensor
     t: Tensor
     p: Tensor
-    sample: Tensor
-    count: int
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of samples B."""
+        return len(self.offsets) - 1
 
     def to(self, device: torch.device) -> PackedEvents:
         """Return the same events on a device."""
-        x, y, t, p, sample = (
+        x, y, t, p, offsets = (
             column.to(device, non_blocking=True)
-            for column in (self.x, self.y, self.t, self.p, self.sample)
+            for column in (self.x, self.y, self.t, self.p, self.offsets)
         )
-        return PackedEvents(x, y, t, p, sample, self.count)
+        return PackedEvents(x, y, t, p, offsets)
+
+    def split(self, parts: int) -> list[PackedEvents]:
+        """Return the samples in equal parts, in order; B must be divisible."""
+        size = len(self) // parts
+        ends = self.offsets[::size].tolist()
+        found = []
+        for n in range(parts):
+            events = slice(ends[n], ends[n + 1])
+            offsets = self.offsets[n * size : (n + 1) * size + 1] - ends[n]
+            columns = (self.x[events], self.y[events], self.t[events], self.p[events])
+            found.append(PackedEvents(*columns, offsets))
+        return found
+
+    def cells(self, channel: Tensor | int, channels: int, size_px: int) -> Tensor:
+        """Return the flat index, int64 (N,), of each event in (B, channels, H, W)."""
+        sample = torch.repeat_interleave(
+            torch.arange(len(self), device=self.x.device),
+            self.offsets.diff(),
+            output_size=len(self.x),
+        )
+        return ((sample * channels + channel) * size_px + self.y) * size_px + self.x
 
 
 def count_events(events: PackedEvents, size_px: int) -> Tensor:
@@ -47,11 +70,10 @@ def count_events(events: PackedEvents, size_px: int) -> Tensor:
 
     Counts are whole numbers in float32, so the sum is exact in any order and reproducible.
     """
-    channel = 1 - events.p
-    cell = ((events.sample * 2 + channel) * size_px + events.y) * size_px + events.x
-    flat = torch.zeros(events.count * 2 * size_px * size_px, device=cell.device)
+    cell = events.cells(1 - events.p.long(), 2, size_px)
+    flat = torch.zeros(len(events) * 2 * size_px * size_px, device=cell.device)
     flat.index_add_(0, cell, torch.ones_like(cell, dtype=torch.float32))
-    return flat.view(events.count, 2, size_px, size_px)
+    return flat.view(len(events), 2, size_px, size_px)
 
 
 def clip_hot_pixels(counts: Tensor) -> Tensor:
@@ -102,20 +124,19 @@ def voxel_grid(events: PackedEvents, size_px: int, bins: int = 3) -> Tensor:
     low = place.floor().clamp(0, bins - 2).long()
     share = place - low
     sign = events.p * 2.0 - 1.0
-    flat = torch.zeros(events.count * bins * size_px * size_px, device=events.x.device)
+    flat = torch.zeros(len(events) * bins * size_px * size_px, device=events.x.device)
     for bin_, weight in ((low, 1 - share), (low + 1, share)):
-        cell = ((events.sample * bins + bin_) * size_px + events.y) * size_px + events.x
-        flat.index_add_(0, cell, sign * weight)
-    grid = flat.view(events.count, bins, size_px, size_px)
+        flat.index_add_(0, events.cells(bin_, bins, size_px), sign * weight)
+    grid = flat.view(len(events), bins, size_px, size_px)
     return grid / grid.abs().amax((1, 2, 3), keepdim=True).clamp(min=1)
 
 
 def time_surface(events: PackedEvents, size_px: int) -> Tensor:
     """Return the latest event time of ON, OFF and either, float32 (B, 3, H, W) in [0, 1]."""
-    flat = torch.zeros(events.count * 2 * size_px * size_px, device=events.x.device)
-    cell = ((events.sample * 2 + 1 - events.p) * size_px + events.y) * size_px + events.x
+    flat = torch.zeros(len(events) * 2 * size_px * size_px, device=events.x.device)
+    cell = events.cells(1 - events.p.long(), 2, size_px)
     flat.scatter_reduce_(0, cell, events.t, "amax")
-    surface = flat.view(events.count, 2, size_px, size_px)
+    surface = flat.view(len(events), 2, size_px, size_px)
     return torch.cat([surface, surface.amax(1, keepdim=True)], dim=1)
 
 
@@ -125,3 +146,5 @@ REPRESENTATIONS: dict[str, Callable[[PackedEvents, int], Tensor]] = {
     "voxel": voxel_grid,
     "time-surface": time_surface,
 }
+NEED_TIMES = frozenset({"voxel", "time-surface"})
+"""Representations that look at event times; the others are spared reading them."""

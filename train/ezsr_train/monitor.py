@@ -1,0 +1,200 @@
+"""Monitor: what a run says of itself, on the terminal and in its folder.
+
+metrics.jsonl        a JSON object a line
+tensorboard/         the same for TensorBoard
+input.png            event images of the first batch, as the tower gets them
+curve.png            loss and accuracy over the samples seen
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ezsr_shards.errors import ConfigError, OutputError
+from ezsr_train.batches import Skipped
+from ezsr_train.config import TrainConfig
+from ezsr_train.tower import TowerSpec
+
+METRICS_FILE, INPUT_FILE, CURVE_FILE = "metrics.jsonl", "input.png", "curve.png"
+_PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125}
+"""Dense bf16 peaks of data sheets, in 10^12 operations a second."""
+_BACKWARD = 3  # a step takes the forward pass's operations this many times
+
+
+class Monitor:
+    """Collects what happens between two lines of metrics, and writes it everywhere."""
+
+    def __init__(self, out: Path, config: TrainConfig, forward_flops: float, parts: int) -> None:
+        """Open the logs; `parts` is how many forward passes a sample takes in a step."""
+        self._out, self._config = out, config
+        self._flops = forward_flops * (_BACKWARD + (parts > 1))
+        self._board = _open_tensorboard(out) if config.log.tensorboard else None
+        self._wandb = _open_wandb(config)
+        self._skipped: Counter[Skipped] = Counter()
+        self._began = time.perf_counter()
+        self._restart()
+
+    def _restart(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+
+    def add(self, losses: Mapping[str, float], waited_s: float) -> None:
+        """Take note of a step: its losses, and how long it waited for its batch."""
+        self._sums.update(losses)
+        self._steps += 1
+        self._waited += waited_s
+
+    def skip(self, skipped: Sequence[Skipped]) -> None:
+        """Take note of broken samples."""
+        self._skipped.update(skipped)
+
+    def report(self, step: int, skipped: int, rate: float) -> str:
+        """Log the means since the last report; return them as a line for people."""
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        samples_per_s = self._steps * self._config.optim.batch / elapsed
+        means = {name: total / self._steps for name, total in self._sums.items()}
+        speed = {"samples_per_s": samples_per_s, "waiting": self._waited / elapsed}
+        usage = self._usage(samples_per_s)
+        samples = step * self._config.optim.batch
+        facts = {"step": step, "samples": samples, **means, **speed, "lr": rate, **usage}
+        self.log({**facts, "skipped": skipped, "seconds": time.perf_counter() - self._began})
+        line = (
+            f"step {step}/{self._config.optim.steps}  loss {means['loss']:.4f}  "
+            f"{samples_per_s:.0f} samples/s  waiting {speed['waiting']:.0%}"
+        )
+        line += f"  MFU {usage['mfu']:.0%}" if "mfu" in usage else ""
+        line += f"  skipped {skipped}" if skipped else ""
+        self._restart()
+        return line
+
+    def _usage(self, samples_per_s: float) -> dict[str, float]:
+        if not torch.cuda.is_available():
+            return {}
+        name = torch.cuda.get_device_name()
+        peak = next((t for chip, t in _PEAK_TFLOPS.items() if chip in name), None)
+        memory = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+        if peak is None:
+            return memory
+        ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        return {"mfu": self._flops * samples_per_s / (peak * 1e12 * ranks), **memory}
+
+    def log(self, facts: Mapping[str, Any]) -> None:
+        """Write one set of facts to every log."""
+        with open(self._out / METRICS_FILE, "a", encoding="utf-8") as file:
+            file.write(json.dumps(facts, sort_keys=True) + "\n")
+        numbers = {k: v for k, v in facts.items() if isinstance(v, (int, float)) and k != "step"}
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, facts["step"])
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=facts["step"])
+
+    def skipped_by_shard(self) -> dict[str, dict[str, int]]:
+        """Return how many samples of each shard were broken, by reason."""
+        found: dict[str, dict[str, int]] = {}
+        for one, count in sorted(self._skipped.items(), key=lambda item: str(item[0])):
+            found.setdefault(one.shard, {})[one.reason] = count
+        return found
+
+    def close(self) -> None:
+        """Finish the logs."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def count_flops(tower: nn.Module, spec: TowerSpec) -> float:
+    """Return the floating point operations of one forward pass of one sample."""
+    device = next(tower.parameters()).device
+    image = torch.zeros(1, 3, spec.size_px, spec.size_px, device=device)
+    counter = FlopCounterMode(display=False)
+    training = tower.training
+    with torch.no_grad(), counter:
+        tower.eval()(image)
+    tower.train(training)
+    return float(counter.get_total_flops())
+
+
+def _open_tensorboard(out: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "log.tensorboard: tensorboard is not installed; run pip install 'ezsr[train]', or say "
+            "--log.tensorboard false"
+        ) from error
+    return SummaryWriter(str(out / "tensorboard"))
+
+
+def _open_wandb(config: TrainConfig) -> Any:
+    if config.log.wandb is None:
+        return None
+    try:
+        import wandb  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise ConfigError(
+            f"log.wandb {config.log.wandb}: wandb is not installed; run pip install 'ezsr[wandb]'"
+        ) from error
+    return wandb.init(project=config.log.wandb)
+
+
+def draw_inputs(path: Path, images: Tensor, columns: int = 8, rows: int = 4) -> None:
+    """Write event images (B, 3, S, S) as a sheet, each scaled to its own range."""
+    shown = images[: columns * rows].detach().float().cpu()
+    low, high = shown.amin((1, 2, 3), keepdim=True), shown.amax((1, 2, 3), keepdim=True)
+    bytes_ = ((shown - low) / (high - low).clamp(min=1e-9) * 255).byte().permute(0, 2, 3, 1).numpy()
+    side = bytes_.shape[1]
+    lines = -(-len(bytes_) // columns)
+    sheet = np.full((lines * (side + 2), min(columns, len(bytes_)) * (side + 2), 3), 64, np.uint8)
+    for n, image in enumerate(bytes_):
+        top, left = n // columns * (side + 2) + 1, n % columns * (side + 2) + 1
+        sheet[top : top + side, left : left + side] = image
+    _save(Image.fromarray(sheet), path)
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    try:
+        image.save(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def draw_curve(out: Path) -> None:
+    """Draw the losses and accuracies of `metrics.jsonl` over the samples seen."""
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
+    by_step = {(line["step"], "zero_shot_top1_events" in line): line for line in lines}
+    found = [by_step[key] for key in sorted(by_step)]
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    losses = figure.subplots()
+    for name in ("loss", "scalar", "infonce", "cosine"):
+        points = [(line["samples"], line[name]) for line in found if name in line]
+        if points:
+            losses.plot(*zip(*points, strict=True), label=name, lw=2 if name == "loss" else 1)
+    losses.set_xlabel("samples seen")
+    losses.set_ylabel("loss")
+    scored = [line for line in found if "zero_shot_top1_events" in line]
+    if scored:
+        accuracy = losses.twinx()
+        samples = [line["samples"] for line in scored]
+        top1 = [100 * line["zero_shot_top1_events"] for line in scored]
+        accuracy.plot(samples, top1, "k.-", label="zero-shot top-1, events")
+        accuracy.axhline(100 * scored[-1]["teacher_top1_rgb"], color="k", ls=":", label="teacher")
+        accuracy.set_ylabel("zero-shot top-1 (%)")
+        accuracy.set_ylim(0, 100)
+        accuracy.legend(loc="center right")
+    losses.legend(loc="upper right")
+    figure.savefig(out / CURVE_FILE, dpi=120)

@@ -1,0 +1,170 @@
+"""Shard sets as training reads them: a list of tars, near or far, and samples in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy.typing as npt
+
+from ezsr_shards.errors import InputError, ShardError
+from ezsr_shards.lookup import MemberPlaces, locate_samples, read_members_at
+from ezsr_shards.npz import NpzRows
+from ezsr_shards.shard import write_atomically
+from ezsr_shards.shardset import (
+    CLASSES_FILE,
+    INDEX_FILE,
+    ShardClass,
+    read_classes,
+    read_json,
+)
+
+_LOCATED_SHARDS = 160
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A finished tar: where it is read, where it comes from if that is elsewhere, its content."""
+
+    path: Path
+    samples: int
+    sha256: str
+    url: str | None = None
+
+    def locate(self) -> tuple[MemberPlaces, ...]:
+        """Return where its samples lie, after fetching it; raise ShardError where it is broken."""
+        if self.url is not None and not self.path.is_file():
+            _copy(self.url, self.path)
+        return _locate(self.path)
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A finished shard set: its tars and its classes; `folder` is where its local files lie."""
+
+    folder: Path
+    shards: tuple[Shard, ...]
+    classes: tuple[ShardClass, ...]
+    sizes: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the sizes, which the order of samples is drawn from."""
+        object.__setattr__(self, "sizes", tuple(shard.samples for shard in self.shards))
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return sum(self.sizes)
+
+
+def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
+    """Read the index of a shard set in a folder or at a URL; its tars are fetched when needed.
+
+    Raises InputError where there is no finished shard set.
+    """
+    url = str(source).rstrip("/") if "://" in str(source) else None
+    folder = Path(source)
+    if url is not None:
+        if cache is None:
+            raise InputError(f"SHARDS {source}: say where copies may lie, with --data.cache FOLDER")
+        folder = Path(cache) / f"{Path(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (INDEX_FILE, CLASSES_FILE):
+            _fetch_or_refuse(f"{url}/{name}", folder / name)
+    if not (folder / INDEX_FILE).is_file():
+        raise InputError(
+            f"SHARDS {source}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first"
+        )
+    try:
+        shards = tuple(
+            _read_entry(folder, url, entry) for entry in read_json(folder / INDEX_FILE)["shardlist"]
+        )
+        classes, _ = read_classes(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"SHARDS {source}: {INDEX_FILE} is garbled ({error})") from error
+    if not shards:
+        raise InputError(f"SHARDS {source}: holds no sample")
+    return ShardSet(folder, shards, tuple(classes))
+
+
+def _read_entry(folder: Path, url: str | None, entry: dict[str, Any]) -> Shard:
+    name = str(entry["url"])
+    if Path(name).name != name:
+        raise ValueError(f"shard {name!r} lies outside the set")
+    samples = int(entry["nsamples"])
+    return Shard(folder / name, samples, str(entry["sha256"]), url and f"{url}/{name}")
+
+
+def _fetch_or_refuse(url: str, path: Path) -> None:
+    try:
+        _copy(url, path)
+    except ShardError as error:
+        raise InputError(f"SHARDS {error}; no finished shard set there?") from error
+
+
+def _copy(url: str, path: Path) -> None:
+    """Copy a remote file, atomically; raise ShardError where it cannot be had."""
+    try:
+        with fsspec.open(url, "rb") as remote:
+            write_atomically(path, lambda file: shutil.copyfileobj(remote, file, 1 << 20))
+    except Exception as error:  # every store has errors of its own
+        raise ShardError(f"{url}: cannot be read ({error})") from error
+
+
+@lru_cache(maxsize=_LOCATED_SHARDS)
+def _locate(path: Path) -> tuple[MemberPlaces, ...]:
+    return locate_samples(path)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One sample, of which only what is asked for is unpacked.
+
+    events  number of events N; jpeg the picture's bytes, or None
+    """
+
+    key: str
+    width: int
+    height: int
+    events: int
+    label: int
+    jpeg: bytes | None
+    rows: NpzRows
+
+    def read(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return events start to stop of column x, y, t or p, as stored.
+
+        Raises ShardError where they are fewer, or no coordinates on the sensor.
+        """
+        column = self.rows.read(name, start, stop)
+        if len(column) != stop - start:
+            raise ShardError(f"sample {self.key}: column {name} ends early")
+        most = {"x": self.width - 1, "y": self.height - 1, "p": 1}.get(name)
+        if most is not None and len(column) and int(column.max()) > most:
+            raise ShardError(f"sample {self.key}: column {name} exceeds {most}")
+        return column
+
+
+def read_recording(shard: Shard, index: int, with_picture: bool) -> Recording:
+    """Return sample number `index` of a shard; raise ShardError where it is broken."""
+    samples = shard.locate()
+    if index >= len(samples):
+        raise ShardError(f"{shard.path.name}: the tar is not whole")
+    place = samples[index]
+    wanted = ("events.npz", "json", "jpg") if with_picture else ("events.npz", "json")
+    members = read_members_at(shard.path, place, wanted)
+    try:
+        facts = json.loads(members["json"])
+        width, height, events = (int(facts[name]) for name in ("width", "height", "events"))
+        label = -1 if facts["label"] is None else int(facts["label"])
+        if min(width, height) < 1 or events < 0:
+            raise ValueError(f"{width}x{height}, {events} events")
+        rows = NpzRows(members["events.npz"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ShardError(f"sample {place.key}: garbled ({error})") from error
+    return Recording(place.key, width, height, events, label, members.get("jpg"), rows)

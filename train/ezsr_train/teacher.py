@@ -1,0 +1,167 @@
+"""The teacher: a frozen CLIP that sees the pictures and reads the class names."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from ezsr_shards.errors import ConfigError, InputError
+from ezsr_train.clip_file import Tokenizer, load_clip, load_strictly, read_safetensors
+from ezsr_train.tower import TowerSpec, normalize
+
+TOY_FILE = Path(__file__).parent / "toy_clip.safetensors"
+_OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen CLIP with what belongs to it.
+
+    name    for people and file names, such as "ViT-B-16-quickgelu.openai"
+    sha256  of all its weights
+    """
+
+    name: str
+    clip: nn.Module
+    tokenizer: Tokenizer
+    spec: TowerSpec
+    sha256: str
+
+    @torch.no_grad()
+    def embed_pictures(self, rgb: Tensor) -> Tensor:
+        """Return raw embeddings, float32 (B, D), of pictures uint8 (B, 3, S, S)."""
+        device = next(self.clip.parameters()).device
+        pictures = rgb.to(device, non_blocking=True).float() / 255
+        embeddings: Tensor = self.clip.encode_image(normalize(pictures, self.spec))  # type: ignore[operator]
+        return embeddings.float()
+
+
+def load_teacher(model: str, pretrained: str | None, device: torch.device) -> Teacher:
+    """Load the toy CLIP, a file of ours, or a model of open_clip's with its weights; frozen.
+
+    Raises InputError where weights and architecture do not fit to the last key, and where their
+    activations differ: OpenAI's models want QuickGELU, others load and are silently wrong.
+    """
+    path = TOY_FILE if model == "toy" else Path(model)
+    ours = model == "toy" or path.suffix == ".safetensors"
+    if ours and pretrained is not None:
+        raise ConfigError(f"pretrained {pretrained!r}: {model!r} brings its weights; leave it out")
+    if ours and not path.is_file():
+        raise InputError(f"model {model!r}: no such file")
+    clip: nn.Module
+    if ours:
+        clip, tokenizer, architecture = load_clip(path)
+        name, spec = path.stem.removesuffix("_clip"), architecture.tower
+    else:
+        clip, tokenizer, spec = _load_open_clip(model, pretrained)
+        name = f"{model}.{Path(str(pretrained)).stem}"
+    clip.eval().requires_grad_(False).to(device)
+    return Teacher(name, clip, tokenizer, spec, hash_weights(clip))
+
+
+def hash_weights(module: nn.Module) -> str:
+    """Return the sha256 of a module's weights, by name."""
+    hashing = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        hashing.update(name.encode())
+        hashing.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return hashing.hexdigest()
+
+
+def _load_open_clip(model: str, pretrained: str | None) -> tuple[nn.Module, Tokenizer, TowerSpec]:
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise InputError(
+            f"model {model!r}: neither toy, nor a .safetensors file, nor one of "
+            f"open_clip.list_models()"
+        )
+    if pretrained is None:
+        tags = open_clip.list_pretrained_tags_by_model(model)
+        raise ConfigError(
+            f"pretrained: {model} needs weights; give a local file"
+            + (f", or one of {', '.join(tags)}" if tags else "")
+        )
+    quick_gelu = bool(config.get("quick_gelu", False))
+    if Path(pretrained).is_file():
+        clip = _create_quietly(model)
+        weights = _read_weights(Path(pretrained))
+        extras = [name for name in _OPENAI_EXTRAS if weights.pop(name, None) is not None]
+        wants_quick = True if extras or "openai" in Path(pretrained).name.lower() else quick_gelu
+        _check_activation(model, pretrained, quick_gelu, wants_quick)
+        load_strictly(clip, weights, f"pretrained {pretrained}")
+    else:
+        if not open_clip.pretrained.is_pretrained_cfg(model, pretrained):
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+            raise InputError(
+                f"pretrained {pretrained!r}: no such file, and no weights of open_clip's for "
+                f"{model}, which has: {tags}"
+            )
+        facts = open_clip.pretrained.get_pretrained_cfg(model, pretrained)
+        _check_activation(model, pretrained, quick_gelu, bool(facts.get("quick_gelu", False)))
+        try:
+            clip = open_clip.create_model(model, pretrained=pretrained)
+        except Exception as error:  # downloads fail in many ways
+            raise InputError(f"pretrained {pretrained!r}: not to be had ({error})") from error
+    spec = _describe_tower(clip, config, quick_gelu)
+    return clip, open_clip.get_tokenizer(model), spec
+
+
+def _create_quietly(model: str) -> nn.Module:
+    """Return a model without weights, and without open_clip's warning that it has none."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        created: nn.Module = open_clip.create_model(model, load_weights=False)
+    finally:
+        logging.disable(before)
+    return created
+
+
+def _check_activation(model: str, pretrained: str, has_quick: bool, wants_quick: bool) -> None:
+    """Raise InputError where a tower has another activation than its weights were trained with."""
+    if has_quick == wants_quick:
+        return
+    other = f"{model}-quickgelu" if wants_quick else model.removesuffix("-quickgelu")
+    raise InputError(
+        f"pretrained {pretrained}: these weights want {'QuickGELU' if wants_quick else 'GELU'} and "
+        f"would load silently into {model}, which is wrong; say --model {other}"
+    )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Return a local file's weights by name, whatever they are wrapped in, executing nothing."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"pretrained {path}: not a file of plain weights ({reason}); a TorchScript archive or "
+            f"a pickled object is not loaded: save its state_dict"
+        ) from error
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"pretrained {path}: holds no weights by name; save a state_dict")
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in loaded.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _describe_tower(clip: nn.Module, config: Mapping[str, Any], quick_gelu: bool) -> TowerSpec:
+    preprocess = open_clip.get_model_preprocess_cfg(clip)
+    mean = tuple(preprocess.get("mean", open_clip.OPENAI_DATASET_MEAN))
+    std = tuple(preprocess.get("std", open_clip.OPENAI_DATASET_STD))
+    return TowerSpec(int(config["embed_dim"]), dict(config["vision_cfg"]), quick_gelu, mean, std)

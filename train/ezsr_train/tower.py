@@ -1,0 +1,86 @@
+"""Towers: what an image tower is built from, and the pictures it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from ezsr_shards.errors import InputError
+
+_NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """All that decides an image tower but its weights.
+
+    embed_dim   width D of the embedding
+    vision_cfg  as open_clip's model configurations spell it, timm's towers included
+    quick_gelu  the activation of OpenAI's models; a tower with the other one loads, and is wrong
+    mean, std   of the RGB channels, for pictures in [0, 1]
+    """
+
+    embed_dim: int
+    vision_cfg: Mapping[str, Any]
+    quick_gelu: bool = False
+    mean: tuple[float, ...] = field(default=open_clip.OPENAI_DATASET_MEAN)
+    std: tuple[float, ...] = field(default=open_clip.OPENAI_DATASET_STD)
+
+    @property
+    def size_px(self) -> int:
+        """Side of the square input."""
+        size = self.vision_cfg.get("image_size", 224)
+        return int(size if isinstance(size, int) else max(size))
+
+    def resize(self, vision_cfg: Mapping[str, Any]) -> TowerSpec:
+        """Return a tower of another size with the same embedding width."""
+        return replace(self, vision_cfg=dict(vision_cfg))
+
+
+def build_tower(spec: TowerSpec, source: str) -> nn.Module:
+    """Return a freshly initialised tower; raise InputError where open_clip cannot build it."""
+    vision = {**spec.vision_cfg, "timm_model_pretrained": False}
+    try:
+        clip = open_clip.CLIP(
+            spec.embed_dim, vision_cfg=vision, text_cfg=_NO_TEXT, quick_gelu=spec.quick_gelu
+        )
+    except Exception as error:  # open_clip and timm raise almost anything
+        raise InputError(f"{source}: open_clip cannot build this tower ({error})") from error
+    tower: nn.Module = clip.visual
+    return tower
+
+
+def read_vision_cfg(student: str) -> Mapping[str, Any]:
+    """Return the vision_cfg of an open_clip model's name, or of a JSON file."""
+    path = Path(student)
+    if path.suffix != ".json":
+        config = open_clip.get_model_config(student)
+        if config is None:
+            raise InputError(
+                f"student {student!r}: no model of open_clip's; give one of "
+                f"open_clip.list_models(), or a .json file"
+            )
+        return dict(config["vision_cfg"])
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"student {student}: unreadable ({error})") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"student {student}: no JSON object; give open_clip's vision_cfg")
+    return dict(facts.get("vision_cfg", facts))
+
+
+def normalize(pictures: Tensor, spec: TowerSpec) -> Tensor:
+    """Apply the tower's mean and standard deviation to (B, 3, S, S) in [0, 1]."""
+    mean, std = (
+        torch.tensor(values, device=pictures.device)[:, None, None]
+        for values in (spec.mean, spec.std)
+    )
+    return (pictures - mean) / std

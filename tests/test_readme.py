@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -82,17 +83,24 @@ def test_programs(number: int, workplace: Path) -> None:
 def test_make_demo_does_what_the_readme_prints(tmp_path: Path) -> None:
     if not (ROOT / ".venv" / ".installed").exists():
         pytest.skip("not set up by make; run `make test`")
-    variables = [f"DEMO={tmp_path / 'demo'}", "PICTURES=30"]
+    variables = [f"DEMO={tmp_path / 'demo'}", "PICTURES=120", "STEPS=4"]
     said = run(["make", "-C", str(ROOT), "--no-print-directory", "demo", *variables], tmp_path)
     expected = README.partition("$ make demo\n")[2].partition("$ make test")[0]
     assert pattern(said, tmp_path) == pattern(expected, tmp_path)
     for name in ("sheet.png", "sample.gif"):
         assert (tmp_path / "demo" / name).stat().st_size > 10_000
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["samples_unseen"] == 15
+    assert summary["chance"] == pytest.approx(1 / 60)
+    assert 0 <= summary["zero_shot_top1_events_unseen"] <= 1
+    assert summary["teacher_top1_rgb_unseen"] > 0.8
+    assert summary["seconds"] > 0
 
 
 def pattern(text: str, tmp_path: Path) -> str:
-    """What is printed, less its numbers and places."""
-    return re.sub(r"[\d.]+", "#", text.replace(f"{tmp_path}/", "")).strip()
+    """What is printed, less its numbers, their units, and places."""
+    bare = re.sub(r"[\d.]+", "#", text.replace(f"{tmp_path}/", "")).strip()
+    return re.sub(r"# [kMG]?B", "# B", bare)
 
 
 def test_links_and_pictures_exist() -> None:

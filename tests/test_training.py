@@ -221,6 +221,39 @@ def test_training_lowers_its_loss_and_leaves_what_it_promises(world: Path, tmp_p
     assert facts.teacher_sha256 == summary["teacher_sha256"]
 
 
+def test_metrics_go_to_tensorboard_and_wandb(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logged: list[tuple[int, float]] = []
+
+    class Wandb:
+        @staticmethod
+        def init(project: str) -> type[Wandb]:
+            assert project == "events"
+            return Wandb
+
+        @staticmethod
+        def log(facts: dict[str, float], step: int) -> None:
+            logged.append((step, facts.get("loss", -1.0)))
+
+        @staticmethod
+        def finish() -> None:
+            logged.append((-1, 0.0))
+
+    told = config(world, log=LogConfig(every=2, wandb="events"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'ezsr\[wandb\]'"):
+        train(world / "shards", tmp_path / "without", told)
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    train(world / "shards", tmp_path / "with", told)
+    loss = metrics(tmp_path / "with")
+    assert logged == [*loss.items(), (-1, 0.0)]
+    board = EventAccumulator(str(tmp_path / "with" / "tensorboard")).Reload()
+    assert {one.step: one.value for one in board.Scalars("loss")} == pytest.approx(loss)
+
+
 def test_resuming_with_other_options_is_refused_by_name(world: Path, tmp_path: Path) -> None:
     train(world / "shards", tmp_path, config(world))
     for change, message in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -21,6 +22,9 @@ try:
     from ezsr_train.teacher_cache import embed_shards
 except ModuleNotFoundError as missing:
     sys.exit(f"ezsr: {missing.name} is not installed; run pip install 'ezsr[train]'")
+
+
+_TELL_EVERY_S = 30.0
 
 
 def build_parser() -> ArgumentParser:
@@ -89,6 +93,18 @@ def _train(options: Namespace) -> None:
     say(f"wrote {options.out}/{ENCODER_FILE} and {options.out}/{CURVE_FILE}")
 
 
+class _Telling:
+    """Says how far a long work is, twice a minute."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last > _TELL_EVERY_S:
+            self._last = time.monotonic()
+            say(f"shard {done}/{total}")
+
+
 def _embed(options: Namespace) -> None:
     if "://" in options.shards:
         raise InputError(f"SHARDS {options.shards}: embed where the shards lie, in a folder")
@@ -100,7 +116,7 @@ def _embed(options: Namespace) -> None:
         options.geometry,
         options.workers,
         options.overwrite,
-        lambda shards, of: say(f"shard {shards}/{of}") if shards % 50 == 0 else None,
+        _Telling(),
     )
     say(f"{done.pictures} pictures of {done.shards} shards embedded, in {done.folder}")
     for fault in done.skipped[:10]:

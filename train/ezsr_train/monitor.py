@@ -178,23 +178,28 @@ def draw_curve(out: Path) -> None:
     lines = [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
     by_step = {(line["step"], "zero_shot_top1_events" in line): line for line in lines}
     found = [by_step[key] for key in sorted(by_step)]
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    losses = figure.subplots()
+    scored = [line for line in found if "zero_shot_top1_events" in line]
+    figure = Figure(figsize=(10, 4) if scored else (6, 4), layout="constrained")
+    panels = figure.subplots(1, 1 + bool(scored), squeeze=False)[0]
     for name in ("loss", "scalar", "infonce", "cosine"):
         points = [(line["samples"], line[name]) for line in found if name in line]
         if points:
-            losses.plot(*zip(*points, strict=True), label=name, lw=2 if name == "loss" else 1)
-    losses.set_xlabel("samples seen")
-    losses.set_ylabel("loss")
-    scored = [line for line in found if "zero_shot_top1_events" in line]
+            style = "." if len(points) == 1 else "-"
+            panels[0].plot(*zip(*points, strict=True), style, label=name)
+    panels[0].set(xlabel="samples seen", ylabel="loss")
     if scored:
-        accuracy = losses.twinx()
         samples = [line["samples"] for line in scored]
-        top1 = [100 * line["zero_shot_top1_events"] for line in scored]
-        accuracy.plot(samples, top1, "k.-", label="zero-shot top-1, events")
-        accuracy.axhline(100 * scored[-1]["teacher_top1_rgb"], color="k", ls=":", label="teacher")
-        accuracy.set_ylabel("zero-shot top-1 (%)")
-        accuracy.set_ylim(0, 100)
-        accuracy.legend(loc="center right")
-    losses.legend(loc="upper right")
+        low, top1, high = (
+            [100 * line[f"zero_shot_top1_events{end}"] for line in scored]
+            for end in ("_low", "", "_high")
+        )
+        teacher, chance = (100 * scored[-1][name] for name in ("teacher_top1_rgb", "chance"))
+        panels[1].plot(samples, top1, "k.-", label="events")
+        panels[1].fill_between(samples, low, high, color="k", alpha=0.15, label="95% interval")
+        panels[1].axhline(teacher, color="tab:red", ls="--", label="teacher, RGB pictures")
+        panels[1].axhline(chance, color="grey", ls=":", label="chance")
+        panels[1].set(xlabel="samples seen", ylabel="zero-shot top-1 (%)", ylim=(-2, 102))
+    for panel in panels:
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend()
     figure.savefig(out / CURVE_FILE, dpi=120)

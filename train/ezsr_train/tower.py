@@ -33,6 +33,11 @@ class TowerSpec:
     mean: tuple[float, ...] = field(default=open_clip.OPENAI_DATASET_MEAN)
     std: tuple[float, ...] = field(default=open_clip.OPENAI_DATASET_STD)
 
+    def __post_init__(self) -> None:
+        """Take lists, as JSON has them, for tuples."""
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+
     @property
     def size_px(self) -> int:
         """Side of the square input."""

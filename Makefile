@@ -28,6 +28,8 @@ check: .venv/.installed  ## what continuous integration runs
 
 bench: .venv/.installed  ## measure; results go to benchmarks/results
 	$(BIN)/python benchmarks/synth_profile.py
+	$(BIN)/python benchmarks/loader_speed.py
+	$(BIN)/python benchmarks/train_speed.py
 
 format: .venv/.installed
 	$(BIN)/ruff format .

@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,16 @@ def describe_machine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "system": platform.system(),
         "commit": git.stdout.strip() or None,
-        "versions": library_versions(),
+        "versions": {**library_versions(), **_training_versions()},
     }
+
+
+def _training_versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "open_clip_torch", "webdataset"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _processor() -> str:

@@ -18,6 +18,13 @@ FORBIDDEN = {
 INSIDE_SYNTH = ["cli", "estimate", "run", "progress", "backends", "work", "simulate", "kernels"]
 
 
+INSIDE_TRAIN = [
+    *("cli", "loop", "checkpoint", "evaluate", "step", "monitor", "encoder"),
+    *("batches", "teacher_cache", "teacher", "clip_file", "tower"),
+    *("prepare", "representation", "shard_files", "order", "config"),
+]
+
+
 def imports_of(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -39,10 +46,11 @@ def test_imports_point_one_way(folder: str) -> None:
         assert not tops & {"tests", "benchmarks", "conftest"}, path
 
 
-def test_inside_synth_the_command_line_is_on_top_and_the_kernels_below() -> None:
-    for n, name in enumerate(INSIDE_SYNTH):
-        above = {f"ezsr_synth.{other}" for other in INSIDE_SYNTH[:n]}
-        assert not imports_of(ROOT / f"synth/ezsr_synth/{name}.py") & above, name
+@pytest.mark.parametrize(("part", "order"), [("synth", INSIDE_SYNTH), ("train", INSIDE_TRAIN)])
+def test_the_command_line_is_on_top_and_the_kernels_below(part: str, order: list[str]) -> None:
+    for n, name in enumerate(order):
+        above = {f"ezsr_{part}.{other}" for other in order[:n]}
+        assert not imports_of(ROOT / f"{part}/ezsr_{part}/{name}.py") & above, name
 
 
 def test_only_kernels_are_compiled() -> None:

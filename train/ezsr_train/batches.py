@@ -55,6 +55,15 @@ class Batch:
     keys: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
 
+    def pin_memory(self) -> Batch:
+        """Return the same batch in memory that a GPU can fetch by itself; the loader calls this."""
+        pictures, embeddings = (
+            None if rows is None else rows.pin_memory() for rows in (self.pictures, self.embeddings)
+        )
+        return replace(
+            self, events=self.events.pin_memory(), pictures=pictures, embeddings=embeddings
+        )
+
 
 @dataclass(frozen=True)
 class ReadOptions:

@@ -81,13 +81,11 @@ class Monitor:
     def _usage(self, samples_per_s: float) -> dict[str, float]:
         if not torch.cuda.is_available():
             return {}
-        name = torch.cuda.get_device_name()
-        peak = next((t for chip, t in _PEAK_TFLOPS.items() if chip in name), None)
-        memory = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}
+        memory, peak = {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}, peak_flops()
         if peak is None:
             return memory
         ranks = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        return {"mfu": self._flops * samples_per_s / (peak * 1e12 * ranks), **memory}
+        return {"mfu": self._flops * samples_per_s / (peak * ranks), **memory}
 
     def log(self, facts: Mapping[str, Any]) -> None:
         """Write one set of facts to every log."""
@@ -113,6 +111,12 @@ class Monitor:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def peak_flops() -> float | None:
+    """Return the GPU's dense bf16 peak in operations a second, or None where it is not known."""
+    name = torch.cuda.get_device_name()
+    return next((1e12 * tera for chip, tera in _PEAK_TFLOPS.items() if chip in name), None)
 
 
 def count_flops(tower: nn.Module, spec: TowerSpec) -> float:

@@ -43,6 +43,11 @@ class PackedEvents:
         )
         return PackedEvents(x, y, t, p, offsets)
 
+    def pin_memory(self) -> PackedEvents:
+        """Return the same events in memory that a GPU can fetch by itself."""
+        columns = (self.x, self.y, self.t, self.p, self.offsets)
+        return PackedEvents(*(column.pin_memory() for column in columns))
+
     def split(self, parts: int) -> list[PackedEvents]:
         """Return the samples in equal parts, in order; B must be divisible."""
         size = len(self) // parts

@@ -37,6 +37,8 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
     except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
         text = " ".join(str(error).split())
+        if "must be a mapping" in text:  # jsonargparse tells how it calls, not what is wrong
+            text = "a section of the YAML file is no mapping of options"
         raise ConfigError(f"options: {text} (see {parser.prog} --help)") from error
     return options
 

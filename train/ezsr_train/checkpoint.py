@@ -121,17 +121,14 @@ def restore_checkpoint(
             raise InputError(f"resume {path}: written by another version of this program")
         progress = Progress(**state["progress"])
         found, said = json.loads(state["config"]), json.loads(json.dumps(asdict(config)))
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"resume {path}: unreadable ({reason}); delete it to go on from the one before"
+        ) from error
+    except pickle.UnpicklingError as error:  # its own text is a page long
+        raise InputError(
+            f"resume {path}: no checkpoint of ezsr-train; delete it to go on from the one before"
         ) from error
     if state["teacher_sha256"] != teacher_sha256:
         raise InputError(f"resume {path}: trained with another teacher; give the same --model")

@@ -10,7 +10,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from ezsr_shards.command import EXIT_INTERRUPTED, exit_code_of, parse_arguments, say, use_hyphens
-from ezsr_shards.errors import EzsrError, InputError
+from ezsr_shards.errors import EzsrError, InputError, check_number
 
 try:
     from ezsr_train.config import TrainConfig
@@ -106,6 +106,7 @@ class _Telling:
 
 
 def _embed(options: Namespace) -> None:
+    check_number("workers", options.workers, 0, 1024)
     if "://" in options.shards:
         raise InputError(f"SHARDS {options.shards}: embed where the shards lie, in a folder")
     with join_ranks() as ranks:

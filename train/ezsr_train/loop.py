@@ -99,6 +99,8 @@ class _Run:
         return Evaluator(shards, options, self.teacher, self.config.data.workers)
 
     def _start(self, resume: str | None) -> Progress:
+        if not str(self.out).strip("."):
+            raise ConfigError("out: give a folder of its own for the run")
         found = find_checkpoint(self.out, resume) if resume else None
         if resume is None and self.ranks.first and list_checkpoints(self.out):
             raise OutputError(

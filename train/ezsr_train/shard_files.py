@@ -26,6 +26,7 @@ from ezsr_shards.shardset import (
 )
 
 _LOCATED_SHARDS = 160
+_MOST_SAMPLES = 10**7  # in one shard
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,13 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
             f"SHARDS {source}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first"
         )
     try:
-        shards = tuple(
-            _read_entry(folder, url, entry) for entry in read_json(folder / INDEX_FILE)["shardlist"]
-        )
+        listed = read_json(folder / INDEX_FILE)["shardlist"]
+        shards = tuple(_read_entry(folder, url, entry) for entry in listed)
         classes, _ = read_classes(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"SHARDS {source}: {INDEX_FILE} is garbled ({error})") from error
+    except ShardError as error:
+        raise InputError(f"SHARDS {source}: {error}; run ezsr-synth again") from error
     if not shards:
         raise InputError(f"SHARDS {source}: holds no sample")
     return ShardSet(folder, shards, tuple(classes))
@@ -96,7 +98,9 @@ def _read_entry(folder: Path, url: str | None, entry: dict[str, Any]) -> Shard:
     name = str(entry["url"])
     if Path(name).name != name:
         raise ValueError(f"shard {name!r} lies outside the set")
-    samples = int(entry["nsamples"])
+    samples = entry["nsamples"]
+    if not isinstance(samples, int) or not 0 < samples <= _MOST_SAMPLES:
+        raise ValueError(f"shard {name}: {samples!r} is no number of samples")
     return Shard(folder / name, samples, str(entry["sha256"]), url and f"{url}/{name}")
 
 

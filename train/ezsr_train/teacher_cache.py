@@ -99,17 +99,20 @@ def open_cache(shards: ShardSet, teacher: Teacher, geometry: str) -> TeacherCach
     folder = cache_folder(shards, teacher)
     if not (folder / CACHE_FILE).is_file():
         return None
-    found, expected = read_json(folder / CACHE_FILE), asdict(CacheFacts.of(teacher, geometry))
-    again = "run ezsr-embed again with --overwrite, or train with --teacher online"
+    found, expected = _read(folder / CACHE_FILE), asdict(CacheFacts.of(teacher, geometry))
+    online = "or train with --teacher online"
     for name, value in expected.items():
         if found.get(name) != value:
             raise InputError(
-                f"cache {folder}: its {name} is {found.get(name)}, this run's is {value}; {again}"
+                f"cache {folder}: its {name} is {found.get(name)}, this run's is {value}; run "
+                f"ezsr-embed again with --overwrite, {online}"
             )
     for shard in shards.shards:
         state = _state_of(folder, shard.path.stem, shard.sha256)
         if state != "whole":
-            raise InputError(f"cache {folder}: {shard.path.stem} is {state}; {again}")
+            raise InputError(
+                f"cache {folder}: {shard.path.stem} is {state}; run ezsr-embed again, {online}"
+            )
     return TeacherCache(folder, _slug(teacher.name))
 
 
@@ -117,7 +120,16 @@ def _state_of(folder: Path, stem: str, sha256: str) -> str:
     record = folder / f"{stem}.json"
     if not record.is_file() or not (folder / f"{stem}.tar").is_file():
         return "missing"
-    return "whole" if read_json(record).get("shard_sha256") == sha256 else "of another shard"
+    return "whole" if _read(record).get("shard_sha256") == sha256 else "of another shard"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ShardError as error:
+        raise InputError(
+            f"cache {path.parent}: {error}; run ezsr-embed again with --overwrite"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -149,7 +161,7 @@ def embed_shards(
         for old in [*folder.glob("*.tar"), *folder.glob("*.json")]:
             old.unlink()
         write_json(folder / CACHE_FILE, {**asdict(facts), "teacher": teacher.name})
-    elif {**read_json(folder / CACHE_FILE), **asdict(facts)} != read_json(folder / CACHE_FILE):
+    elif not asdict(facts).items() <= _read(folder / CACHE_FILE).items():
         raise InputError(
             f"cache {folder}: of another teacher or geometry; say --overwrite to replace it"
         )

@@ -199,6 +199,8 @@ def test_rows_are_read_from_any_archive() -> None:
             NpzRows(bad).read("x", 0, 10)
     with pytest.raises(ShardError, match="column y"):
         NpzRows(data).read("y", 0, 10)
+    with pytest.raises(ShardError, match="column p"):
+        NpzRows(encode_npz({"p": np.array([-1], "i1")})).read("p", 0, 1)
 
 
 @pytest.fixture
@@ -273,6 +275,19 @@ def test_remote_shards_are_copied_when_needed(world: Path, tmp_path: Path) -> No
     )
     assert [batch.keys for batch in here] == [batch.keys for batch in there]
     assert len(list(far.folder.glob("*.tar"))) == 5
+    assert far.identity == near.identity
+
+
+def test_a_remote_shard_that_is_not_the_indexed_one_is_broken(copied: Path) -> None:
+    far = open_shard_set((copied / "shards").as_uri(), str(copied / "cache"))
+    tar = sorted((copied / "shards").glob("*.tar"))[0]
+    tar.write_bytes(tar.read_bytes() + b"more")
+    with pytest.raises(ShardError, match="another sha256"):
+        far.shards[0].locate()
+    tar.unlink()
+    with pytest.raises(ShardError, match="no such file"):
+        far.shards[0].locate()
+    assert not list(far.folder.glob("*.tar"))
 
 
 def test_counts_do_not_depend_on_what_else_is_in_the_batch(world: Path) -> None:

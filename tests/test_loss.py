@@ -75,3 +75,7 @@ def test_parts_add_up_and_the_temperature_learns_only_when_told() -> None:
     learning(events, pictures)["loss"].backward()
     assert learning.temperature_log.grad.abs() > 0
     assert learning.temperature.item() == pytest.approx(0.07)
+    with torch.no_grad():
+        learning.temperature_log.fill_(-9.0)
+    learning.keep_in_bounds()
+    assert learning.temperature.item() == pytest.approx(0.01)

@@ -114,6 +114,16 @@ def test_the_activation_mismatch_is_refused(models: Path, tmp_path: Path) -> Non
             load_teacher(model, tag, CPU)
 
 
+def test_a_local_file_is_normalised_as_the_models_known_weights() -> None:
+    from ezsr_train.teacher import _agreed
+
+    mean = open_clip.OPENAI_DATASET_MEAN
+    assert tuple(_agreed("ViT-B-16-SigLIP", "mean", mean, None)) == (0.5, 0.5, 0.5)
+    assert tuple(_agreed("ViT-B-16", "mean", mean, None)) == mean
+    assert tuple(_agreed("no-such-model", "mean", mean, None)) == mean
+    assert _agreed("ViT-B-16-quickgelu", "quick_gelu", False, False) is True
+
+
 def test_weights_must_land_to_the_last_key(models: Path, tmp_path: Path) -> None:
     weights = torch.load(models / "tiny.pt", weights_only=True)
     name = "visual.conv1.weight"
@@ -167,6 +177,16 @@ def test_clip_files_are_checked(world: Path, tmp_path: Path) -> None:
         metadata = file.metadata()
     bad = tmp_path / "bad.safetensors"
     name = "visual.proj"
+    facts = json.loads(metadata["ezsr_clip"])
+    for part, evil in (
+        ("text_cfg", {"hf_model_name": "someone/something"}),
+        ("vision_cfg", {"timm_model_name": "hf-hub:someone/something"}),
+        ("vision_cfg", {"width": -3}),
+    ):
+        text = json.dumps({**facts, part: {**facts[part], **evil}})
+        save_file(weights, bad, metadata={"ezsr_clip": text})
+        with pytest.raises(InputError, match="no CLIP architecture"):
+            load_clip(bad)
     for change, message in (
         ({k: v for k, v in weights.items() if k != name}, f"lacks weight '{name}'"),
         ({**weights, "extra": weights[name].clone()}, "unknown weight 'extra'"),

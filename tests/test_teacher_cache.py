@@ -70,8 +70,8 @@ def test_the_cache_is_read_by_webdataset_alone(world: Path, shards: Path) -> Non
         for row in wds.WebDataset(str(tar), shardshuffle=False)
     ]
     assert [row["__key__"] for row in rows] == keys
-    assert all(row["clip.npy"].shape == (2, 8) for row in rows)
-    assert all(row["clip.npy"].dtype == np.float16 for row in rows)
+    assert all(row["teacher.npy"].shape == (2, 8) for row in rows)
+    assert all(row["teacher.npy"].dtype == np.float16 for row in rows)
 
 
 def test_a_cache_of_anything_else_is_refused(world: Path, shards: Path) -> None:
@@ -121,6 +121,20 @@ def test_what_cannot_be_embedded_is_named_and_skipped(world: Path, shards: Path)
     (batch,) = islice(training_batches(found, read, told, ALONE, 0), 1)
     assert [one.reason for one in batch.skipped] == ["no cached embedding"]
     assert len(batch.keys) == 24
+
+
+def test_a_shard_without_one_picture_is_no_part_of_the_cache(world: Path, shards: Path) -> None:
+    teacher = load_teacher(str(world / "clip.safetensors"), None, ALONE.device)
+    tar = sorted(shards.glob("*.tar"))[1]
+    content = tar.read_bytes()
+    tar.unlink()
+    report = embed_shards(open_shard_set(shards), teacher, "stretch")
+    assert report.unreadable == (tar.name,)
+    with pytest.raises(InputError, match="events-000001 is missing; run ezsr-embed again"):
+        open_cache(open_shard_set(shards), teacher, "stretch")
+    tar.write_bytes(content)
+    assert embed_shards(open_shard_set(shards), teacher, "stretch").pictures == 5
+    assert open_cache(open_shard_set(shards), teacher, "stretch") is not None
 
 
 def test_verify_and_view_do_not_mind_a_cache(world: Path, shards: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[tr
 
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
 from ezsr_train import checkpoint  # noqa: E402
-from ezsr_train.batches import ReadOptions, training_batches  # noqa: E402
+from ezsr_train import step as step_module  # noqa: E402
+from ezsr_train.batches import ReadOptions, Skipped, training_batches  # noqa: E402
 from ezsr_train.checkpoint import list_checkpoints, save_checkpoint  # noqa: E402
 from ezsr_train.config import (  # noqa: E402
     AugmentConfig,
@@ -31,7 +33,7 @@ from ezsr_train.config import (  # noqa: E402
 )
 from ezsr_train.encoder import load_encoder, make_student  # noqa: E402
 from ezsr_train.loop import train  # noqa: E402
-from ezsr_train.optimize import depth_of, learning_rate, make_optimizer  # noqa: E402
+from ezsr_train.optimize import depths_of, learning_rate, make_optimizer  # noqa: E402
 from ezsr_train.ranks import Ranks  # noqa: E402
 from ezsr_train.shard_files import open_shard_set  # noqa: E402
 from ezsr_train.step import make_learner, take_step  # noqa: E402
@@ -205,8 +207,15 @@ def test_training_lowers_its_loss_and_leaves_what_it_promises(world: Path, tmp_p
     assert summary["eval_samples"] == 24
     assert metrics(out, "eval_samples").keys() == {0, 10, 20, 30}
     assert len(list_checkpoints(out)) == 2
-    names = {"best.pt", "config.json", "curve.png", "encoder.safetensors", "input.png"}
-    assert {*names, "metrics.jsonl", "summary.json", "tensorboard"} <= {
+    names = {
+        "best.pt",
+        "best.safetensors",
+        "config.json",
+        "curve.png",
+        "encoder.safetensors",
+        "input.png",
+    }
+    assert {*names, "encoder.safetensors", "metrics.jsonl", "summary.json", "tensorboard"} <= {
         path.name for path in out.iterdir()
     }
     assert any("zero-shot top-1" in line for line in said)
@@ -285,6 +294,40 @@ def test_a_constant_run_can_be_prolonged_and_cooled_down(world: Path, tmp_path: 
     train(world / "shards", tmp_path / "whole", told(8, 4))
     branch, whole = metrics(tmp_path / "branch"), metrics(tmp_path / "whole")
     assert branch == {step: whole[step] for step in range(5, 9)}
+    with pytest.raises(OutputError, match="holds checkpoints after step 4"):
+        train(world / "shards", tmp_path / "whole", told(8, 4), resume=trunk)
+
+
+def test_evaluation_is_of_the_same_samples_every_time(world: Path, tmp_path: Path) -> None:
+    """A picture that cannot be read concerns the teacher alone."""
+    shutil.copytree(world / "shards", tmp_path / "val")
+    tar = sorted((tmp_path / "val").glob("*.tar"))[2]
+    content = bytearray(tar.read_bytes())
+    start = content.index(b"\xff\xd8\xff")
+    content[start : start + 3] = b"\x00\x00\x00"
+    tar.write_bytes(content)
+    train(world / "shards", tmp_path / "run", config(world), tmp_path / "val")
+    assert metrics(tmp_path / "run", "eval_samples") == {0: 24, 3: 24, 6: 24}
+    assert metrics(tmp_path / "run", "eval_skipped") == {0: 0, 3: 0, 6: 0}
+
+
+def test_a_cut_line_of_metrics_does_no_harm(world: Path, tmp_path: Path) -> None:
+    train(world / "shards", tmp_path, config(world))
+    list_checkpoints(tmp_path)[-1].unlink()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "lo')
+    train(world / "shards", tmp_path, config(world), resume="latest")
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+
+
+def test_a_reading_process_fails_in_one_sentence(world: Path, tmp_path: Path) -> None:
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    for tar in (tmp_path / "shards").glob("*.tar"):
+        tar.write_bytes(b"no tar at all")
+    with pytest.raises(RunError, match=r"^data: 100 samples in a row are broken") as caught:
+        train(tmp_path / "shards", tmp_path / "run", config(world, data=DataConfig(workers=1)))
+    assert "\n" not in str(caught.value)
 
 
 def test_nan_ends_the_run_and_the_last_checkpoint_is_good(
@@ -340,8 +383,6 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 def test_too_many_broken_samples_end_the_run(world: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(world / "shards", tmp_path / "shards")
     sorted((tmp_path / "shards").glob("*.tar"))[2].unlink()
     with pytest.raises(RunError, match=r"broken samples are over data.max_skipped 0.001.*missing"):
@@ -377,10 +418,73 @@ def test_every_way_of_training_trains(
     assert np.mean(loss[-5:]) < np.mean(loss[:5])
 
 
-def test_activation_checkpointing_changes_nothing(world: Path, tmp_path: Path) -> None:
+def test_activation_checkpointing_computes_twice_and_changes_nothing(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from open_clip.transformer import ResidualAttentionBlock
+
+    calls = [0]
+    forward = ResidualAttentionBlock.forward
+
+    def counted(self, *arguments, **named):  # type: ignore[no-untyped-def]
+        calls[0] += self.training
+        return forward(self, *arguments, **named)
+
+    monkeypatch.setattr(ResidualAttentionBlock, "forward", counted)
+    counts = []
     for name, on in (("kept", False), ("computed", True)):
+        calls[0] = 0
         train(world / "shards", tmp_path / name, config(world, activation_checkpointing=on))
+        counts.append(calls[0])
+    assert counts[1] == 2 * counts[0] > 0
     assert metrics(tmp_path / "kept") == pytest.approx(metrics(tmp_path / "computed"), abs=1e-6)
+    with pytest.raises(ConfigError, match="ModifiedResNet cannot do it"):
+        train(
+            world / "shards",
+            tmp_path / "r",
+            config(world, model="toy", activation_checkpointing=True),
+        )
+
+
+def dropping(world: Path, folder: Path, **options: object) -> TrainConfig:
+    """A student that drops patches at random: what is dropped must be the same again."""
+    cfg = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
+    (folder / "dropping.json").write_text(json.dumps({**cfg, "patch_dropout": 0.5}))
+    return config(world, student=str(folder / "dropping.json"), **options)
+
+
+def test_a_tower_with_dropout_resumes_and_accumulates_exactly(world: Path, tmp_path: Path) -> None:
+    told = dropping(world, tmp_path)
+    train(world / "shards", tmp_path / "whole", told)
+    stopped = replace(told, log=replace(told.log, save_every=3))
+    train(world / "shards", tmp_path / "stopped", stopped)
+    list_checkpoints(tmp_path / "stopped")[-1].unlink()
+    (tmp_path / "stopped" / "metrics.jsonl").unlink()
+    train(world / "shards", tmp_path / "stopped", stopped, resume="latest")
+    whole = metrics(tmp_path / "whole")
+    assert metrics(tmp_path / "stopped") == {step: whole[step] for step in range(4, 7)}
+
+    teacher = load_teacher(str(world / "clip.safetensors"), None, ALONE.device)
+    shards = open_shard_set(world / "shards")
+    optim = OptimConfig(batch=8, accumulate=2, lr=0.0, clip_norm=1e6)
+    told = dropping(world, tmp_path, optim=optim, loss=LossConfig(scalar=0, infonce=0, cosine=1))
+    student = make_student(teacher, "histogram", told.student)
+    learner = make_learner(student, told, ALONE)
+    batch = next(training_batches(shards, ReadOptions(told.input, 32, 32), told, ALONE, 0))
+    targets = teacher.embed_pictures(batch.pictures)
+    found = take_step(learner, batch, targets, told, ALONE, 0)
+    by_hand = []
+    for n, part in enumerate(batch.events.split(2)):
+        torch.manual_seed(step_module._seed(told.seed, 0, 0, n))
+        by_hand.append(student(part))
+    own = torch.cat(by_hand)
+    loss = (1 - torch.nn.functional.cosine_similarity(own, targets)).mean()
+    assert found["loss"] == pytest.approx(float(loss.detach()), rel=1e-5)
+    kept = [p.grad.clone() for p in student.visual.parameters()]
+    learner.optimizer.zero_grad()
+    loss.backward()
+    for gradient, p in zip(kept, student.visual.parameters(), strict=True):
+        assert torch.allclose(gradient, p.grad, atol=1e-6, rtol=1e-4)
 
 
 def test_a_student_of_another_size_learns_the_same_embedding(world: Path, tmp_path: Path) -> None:
@@ -432,9 +536,31 @@ def test_lower_layers_learn_more_slowly(world: Path) -> None:
     assert shares["transformer.resblocks.0.mlp.c_fc.weight"] == 0.25
     assert shares["transformer.resblocks.1.mlp.c_fc.weight"] == 0.5
     assert shares["ln_post.weight"] == shares["proj"] == 1.0
-    assert depth_of("trunk.blocks.7.attn.qkv.weight", 12) == 8
-    assert depth_of("trunk.patch_embed.proj.weight", 12) == 0
-    assert depth_of("trunk.head.weight", 12) == 13
+
+
+def test_depths_in_other_towers() -> None:
+    import timm
+
+    resnet = load_teacher("toy", None, ALONE.device).clip.visual
+    found = depths_of(name for name, _ in resnet.named_parameters())
+    for name, depth in (
+        ("conv1.weight", 0),
+        ("bn3.weight", 0),
+        ("layer1.0.conv1.weight", 1),
+        ("layer4.0.bn3.bias", 4),
+        ("attnpool.positional_embedding", 5),
+        ("attnpool.c_proj.weight", 5),
+    ):
+        assert found[name] == depth, name
+    eva = timm.create_model("eva02_tiny_patch14_224")
+    found = depths_of(f"trunk.{name}" for name, _ in eva.named_parameters())
+    assert found["trunk.patch_embed.proj.weight"] == found["trunk.pos_embed"] == 0
+    assert found["trunk.blocks.7.mlp.fc2.weight"] == 8
+    assert found["trunk.head.weight"] == 13
+    convnext = timm.create_model("test_convnext")
+    found = depths_of(f"trunk.{name}" for name, _ in convnext.named_parameters())
+    assert found["trunk.stem.0.weight"] == 0
+    assert found["trunk.stages.3.blocks.0.mlp.fc1.weight"] == 4
 
 
 def test_wilson_interval() -> None:
@@ -448,6 +574,7 @@ def test_wilson_interval() -> None:
         (lambda: LossConfig(scalar=0, infonce=0), "every weight is 0"),
         (lambda: LossConfig(temperature=0), "temperature"),
         (lambda: LossConfig(infonce=0, queue=5), "need loss.infonce"),
+        (lambda: LossConfig(temperature=0.005, learn_temperature=True), "temperature"),
         (lambda: TrainConfig(input=InputConfig(slice_events=10)), "slice_jitter"),
         (lambda: TrainConfig(augment=AugmentConfig(crop=0.1)), "teacher online"),
         (lambda: OptimConfig(batch=1), "batch"),
@@ -478,6 +605,7 @@ def test_the_command_line(world: Path, tmp_path: Path, capsys: pytest.CaptureFix
         ([shards, "--out", out, "--optim.batch", "1"], "optim.batch"),
         ([shards, "--out", out, *small, "--optim.accumulate", "3"], "multiple of 3"),
         ([shards, "--out", out, *small, "--precision", "fp16"], "CUDA"),
+        ([shards, "--out", out, *small, *steps, "--loss.queue", "21"], "give 20 at most"),
         ([shards, "--out", out, *small, "--teacher", "cached"], "run ezsr-embed"),
         ([shards, "--out", out, *small, *steps], "--resume latest"),
         ([shards, "--out", out, "--optim.bogus", "1"], "bogus"),
@@ -504,8 +632,17 @@ def test_checkpoints_survive_a_round_trip(world: Path, tmp_path: Path) -> None:
     learners = [make_learner(make_student(teacher, "histogram", None), told, ALONE) for _ in "ab"]
     for step, batch in enumerate(islice(training_batches(shards, options, told, ALONE, 0), 3)):
         take_step(learners[0], batch, teacher.embed_pictures(batch.pictures), told, ALONE, step)
-    path = save_checkpoint(tmp_path, learners[0], told, teacher.sha256, checkpoint.Progress(3))
-    checkpoint.restore_checkpoint(path, learners[1], told, teacher.sha256)
+    skipped = [Skipped("a.tar", "cut"), Skipped("a.tar", "cut"), Skipped("b.tar", "empty")]
+    progress = checkpoint.Progress(3, 0.5).skip(skipped)
+    origin = checkpoint.Origin(teacher.sha256, shards.identity, "val")
+    path = save_checkpoint(tmp_path, learners[0], told, origin, progress)
+    restored = checkpoint.restore_checkpoint(path, learners[1], told, origin)
+    assert restored == progress
+    assert restored.skipped_samples == 3
+    other = replace(origin, validation="another")
+    assert checkpoint.restore_checkpoint(path, learners[1], told, other).best_top1 == -1
+    with pytest.raises(InputError, match="give the same SHARDS"):
+        checkpoint.restore_checkpoint(path, learners[1], told, replace(origin, shards="other"))
     assert int(learners[1].loss.queued) == 20
     for a, b in zip(
         *(

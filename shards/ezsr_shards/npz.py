@@ -66,7 +66,8 @@ class NpzRows:
     """The columns of an .npz archive, a range of rows at a time.
 
     Neither the checksums nor the rest of a column are looked at: that is `ezsr-shards verify`'s
-    work. Raises ShardError for whatever is not a one-dimensional column of whole numbers.
+    work. Raises ShardError for whatever is not a one-dimensional column of unsigned
+    numbers.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -108,6 +109,6 @@ def _parse_npy_header(header: bytes) -> tuple[int, np.dtype[Any]]:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version of .npy")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 1 or dtype.kind not in "ui":
+    if len(shape) != 1 or dtype.kind != "u":
         raise ValueError(f"{dtype} {shape}")
     return file.tell(), dtype

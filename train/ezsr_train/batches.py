@@ -128,6 +128,7 @@ def _load(
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
         worker_init_fn=start_reading if workers else None,
+        generator=torch.Generator(),  # else it would draw from the one that the towers draw from
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
@@ -194,7 +195,7 @@ def read_item(
     picture = embedding = None
     if cache is not None:
         embedding = cache.read(shard.path.stem, recording.key, view.mirrored)
-    elif options.picture_px is not None and recording.jpeg is not None:
+    elif options.picture_px is not None:
         picture = read_picture(recording, options.input.geometry, options.picture_px, view)
     return Item(events, picture, embedding, recording.label, recording.key)
 

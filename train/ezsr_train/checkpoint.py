@@ -2,7 +2,7 @@
 
 step-000000250.pt    weights, optimiser, what the loss remembers, random states, configuration
 best.pt              the one with the highest accuracy on the validation shards
-encoder.safetensors  the encoder alone, written at the end, and whenever it is the best
+encoder.safetensors  the encoder alone, as of the last checkpoint
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import pickle
 import re
 import shutil
 import subprocess
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import torch
 
 from ezsr_shards.errors import InputError, RunError
 from ezsr_shards.shard import PART_SUFFIX, write_atomically
+from ezsr_train.batches import Skipped
 from ezsr_train.config import LogConfig, TrainConfig
 from ezsr_train.step import Learner
 
@@ -41,11 +44,36 @@ class Progress:
 
     step: int
     best_top1: float = -1.0
-    skipped: int = 0
+    skipped: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Broken samples by shard and reason."""
+
+    @property
+    def skipped_samples(self) -> int:
+        """Number of broken samples so far."""
+        return sum(sum(reasons.values()) for reasons in self.skipped.values())
+
+    def skip(self, found: Sequence[Skipped]) -> Progress:
+        """Return the progress with more broken samples."""
+        if not found:
+            return self
+        counts = {shard: dict(reasons) for shard, reasons in self.skipped.items()}
+        for one in found:
+            reasons = counts.setdefault(one.shard, {})
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+        return replace(self, skipped=counts)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run was made of, besides its configuration: hashes of teacher and shard sets."""
+
+    teacher_sha256: str
+    shards: str
+    validation: str | None = None
 
 
 def save_checkpoint(
-    out: Path, learner: Learner, config: TrainConfig, teacher_sha256: str, progress: Progress
+    out: Path, learner: Learner, config: TrainConfig, origin: Origin, progress: Progress
 ) -> Path:
     """Write a checkpoint atomically, then drop the oldest; raise RunError where there is no room.
 
@@ -63,13 +91,19 @@ def save_checkpoint(
         "random": random_states(),
         "config": json.dumps(asdict(config), sort_keys=True),
         "code_version": code_version(),
-        "teacher_sha256": teacher_sha256,
+        "origin": asdict(origin),
     }
-    path = out / f"step-{progress.step:09d}.pt"
+    path = step_path(out, progress.step)
     _write(path, state)
     for old in list_checkpoints(out)[: -config.log.keep]:
-        old.unlink()
+        if old != path:
+            old.unlink()
     return path
+
+
+def step_path(out: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return out / f"step-{step:09d}.pt"
 
 
 def save_best(out: Path, path: Path) -> None:
@@ -87,7 +121,7 @@ def save_best(out: Path, path: Path) -> None:
 def _write(path: Path, state: dict[str, Any]) -> None:
     try:
         write_atomically(path, lambda file: torch.save(state, file))
-    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in a RuntimeError
+    except (OSError, RuntimeError) as error:  # torch.save may wrap a full disk
         found = list_checkpoints(path.parent)
         kept = f"{found[-1].name} is whole; " if found else ""
         raise RunError(
@@ -112,14 +146,14 @@ def find_checkpoint(out: Path, resume: str) -> Path | None:
 
 
 def restore_checkpoint(
-    path: Path, learner: Learner, config: TrainConfig, teacher_sha256: str
+    path: Path, learner: Learner, config: TrainConfig, origin: Origin
 ) -> Progress:
     """Bring a learner to where a checkpoint was; raise InputError where it does not belong."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         if state["format"] != FORMAT_VERSION:
             raise InputError(f"resume {path}: written by another version of this program")
-        progress = Progress(**state["progress"])
+        progress, before = Progress(**state["progress"]), Origin(**state["origin"])
         found, said = json.loads(state["config"]), json.loads(json.dumps(asdict(config)))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, EOFError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -130,9 +164,14 @@ def restore_checkpoint(
         raise InputError(
             f"resume {path}: no checkpoint of ezsr-train; delete it to go on from the one before"
         ) from error
-    if state["teacher_sha256"] != teacher_sha256:
+    if before.teacher_sha256 != origin.teacher_sha256:
         raise InputError(f"resume {path}: trained with another teacher; give the same --model")
-    changed = _first_difference(_deciding(found, progress.step), _deciding(said, progress.step))
+    if before.shards != origin.shards:
+        raise InputError(f"resume {path}: trained on other shards; give the same SHARDS")
+    if before.validation != origin.validation:
+        progress = replace(progress, best_top1=-1.0)
+    free = _free(found, progress.step) & _free(said, progress.step)
+    changed = _first_difference(_deciding(found, free), _deciding(said, free))
     if changed:
         raise InputError(f"resume {path}: made with {changed}; give the same, or another --out")
     learner.student.visual.load_state_dict(state["student"])
@@ -155,15 +194,19 @@ def random_states() -> dict[str, torch.Tensor]:
     return states
 
 
-def _deciding(config: dict[str, Any], step: int) -> dict[str, Any]:
-    """Return, flat, what decides the steps to come.
+def _free(config: dict[str, Any], step: int) -> frozenset[str]:
+    """Return what may be told anew at a step.
 
     A constant schedule may be prolonged, or cooled down from any point of it: several runs of
     different length then share one trunk.
     """
     optim = config["optim"]
     constant = optim["schedule"] == "constant" and step <= optim["steps"] - optim["cooldown"]
-    free = ("optim.steps", "optim.cooldown") if constant else ()
+    return frozenset(("optim.steps", "optim.cooldown") if constant else ())
+
+
+def _deciding(config: dict[str, Any], free: frozenset[str]) -> dict[str, Any]:
+    """Return, flat, what decides the steps to come."""
     flat = {
         f"{section}.{name}" if isinstance(value, dict) else section: one
         for section, value in config.items()
@@ -179,6 +222,7 @@ def _first_difference(found: dict[str, Any], said: dict[str, Any]) -> str:
     return ""
 
 
+@lru_cache(maxsize=1)
 def code_version() -> str:
     """Return the version of this program, with the commit where it runs from a checkout of it."""
     try:

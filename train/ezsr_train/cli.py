@@ -10,12 +10,11 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from ezsr_shards.command import EXIT_INTERRUPTED, exit_code_of, parse_arguments, say, use_hyphens
-from ezsr_shards.errors import EzsrError, InputError, check_number
+from ezsr_shards.errors import EzsrError, InputError, RunError, check_number
 
 try:
     from ezsr_train.config import TrainConfig
-    from ezsr_train.loop import ENCODER_FILE, train
-    from ezsr_train.monitor import CURVE_FILE
+    from ezsr_train.loop import train
     from ezsr_train.ranks import join_ranks
     from ezsr_train.shard_files import open_shard_set
     from ezsr_train.teacher import load_teacher
@@ -82,7 +81,8 @@ def _run(
         print(f"{name}: {error}", file=sys.stderr)
         return exit_code_of(error)
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; the same again with --resume latest goes on", file=sys.stderr)
+        how = " with --resume latest" if name == "ezsr-train" else ""
+        print(f"\n{name}: stopped; the same again{how} goes on", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -90,7 +90,6 @@ def _train(options: Namespace) -> None:
     names = TrainConfig.__dataclass_fields__
     config = TrainConfig(**{name: getattr(options, name) for name in names})
     train(options.shards, options.out, config, options.val, options.resume, say)
-    say(f"wrote {options.out}/{ENCODER_FILE} and {options.out}/{CURVE_FILE}")
 
 
 class _Telling:
@@ -122,6 +121,11 @@ def _embed(options: Namespace) -> None:
     say(f"{done.pictures} pictures of {done.shards} shards embedded, in {done.folder}")
     for fault in done.skipped[:10]:
         say(f"left out: {fault}")
+    if done.unreadable:
+        raise RunError(
+            f"shards without one whole picture: {', '.join(done.unreadable[:10])}; make them "
+            f"again, then run this again"
+        )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
         if facts.pop("format") != FORMAT_VERSION:
             raise InputError(f"model {path}: written by another version of this program")
         architecture = ClipArchitecture(**facts)
+        _refuse_downloads(architecture)
         clip, tokenizer = build_clip(architecture)
     except InputError:
         raise
@@ -96,6 +97,14 @@ def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
         ) from error
     load_strictly(clip, weights, f"model {path}")
     return clip.eval(), tokenizer, architecture
+
+
+def _refuse_downloads(architecture: ClipArchitecture) -> None:
+    """Raise ValueError where a file's metadata would make open_clip fetch something."""
+    for name, value in {**architecture.vision_cfg, **architecture.text_cfg}.items():
+        remote = isinstance(value, str) and ":" in value
+        if name.startswith("hf_") or name == "timm_model_pretrained" or remote:
+            raise ValueError(f"{name} names something to be downloaded")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from ezsr_shards.errors import ConfigError, check_number
 
+COLDEST = 0.01
+"""Lowest temperature that is learnt, as in CLIP."""
+
 
 @dataclass(frozen=True)
 class InputConfig:
@@ -74,7 +77,8 @@ class LossConfig:
         """Refuse a run without a loss."""
         for name in ("scalar", "infonce", "cosine"):
             check_number(f"loss.{name}", getattr(self, name), 0.0, 1e6)
-        check_number("loss.temperature", self.temperature, 1e-3, 10.0)
+        coldest = COLDEST if self.learn_temperature else 1e-3
+        check_number("loss.temperature", self.temperature, coldest, 10.0)
         check_number("loss.queue", self.queue, 0, 10**7)
         if self.scalar + self.infonce + self.cosine == 0:
             raise ConfigError("loss: every weight is 0; give scalar, infonce or cosine one")
@@ -184,7 +188,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the order of samples and of augmentation."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the towers; weights stay float32."""
+    """Arithmetic of the student's tower; weights, losses and the teacher stay float32."""
     compile: bool = False
     """Compile the student's tower with torch.compile."""
     activation_checkpointing: bool = False

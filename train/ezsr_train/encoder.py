@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -102,9 +101,3 @@ def load_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
     load_strictly(tower, weights, f"encoder {path}")
     encoder = EventEncoder(tower, encoder_facts.spec, encoder_facts.input.representation)
     return encoder.eval().requires_grad_(False), encoder_facts
-
-
-def load_state(encoder: EventEncoder, weights: Mapping[str, Tensor]) -> None:
-    """Put a tower's weights into an encoder."""
-    with torch.no_grad():
-        encoder.visual.load_state_dict(dict(weights))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ezsr_shards.errors import InputError
-from ezsr_train.batches import ReadOptions, evaluation_batches
+from ezsr_train.batches import Batch, ReadOptions, evaluation_batches
 from ezsr_train.encoder import EventEncoder
 from ezsr_train.ranks import Ranks
 from ezsr_train.shard_files import ShardSet
@@ -20,64 +22,87 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Zero-shot top-1 over all class names: events by the student, pictures by the teacher."""
+    """Zero-shot top-1 over all class names: events by the student, pictures by the teacher.
+
+    pictures  None where there are none
+    skipped   broken samples, which are left out
+    """
 
     events: Accuracy
-    pictures: Accuracy
+    pictures: Accuracy | None
     classes: int
     skipped: int
 
     def facts(self) -> dict[str, float]:
         """Return what is logged."""
         low, high = self.events.interval()
-        return {
+        facts = {
             "zero_shot_top1_events": self.events.top1,
             "zero_shot_top1_events_low": low,
             "zero_shot_top1_events_high": high,
-            "teacher_top1_rgb": self.pictures.top1,
             "chance": 1 / self.classes,
             "eval_samples": self.events.total,
             "eval_skipped": self.skipped,
         }
+        if self.pictures is not None:
+            facts["teacher_top1_rgb"] = self.pictures.top1
+        return facts
+
+    def line(self) -> str:
+        """Return the figures as a line for people."""
+        line = f"zero-shot top-1 {self.events.top1:.1%} on events"
+        if self.pictures is not None:
+            line += f", teacher {self.pictures.top1:.1%} on the pictures"
+        return line + (f", {self.skipped} samples left out" if self.skipped else "")
 
 
 class Evaluator:
-    """Scores students on a labelled shard set; the teacher's part is computed once."""
+    """Scores students on a labelled shard set; the teacher is scored once, at the start."""
 
     def __init__(
-        self, shards: ShardSet, options: ReadOptions, teacher: Teacher, workers: int
+        self,
+        shards: ShardSet,
+        options: ReadOptions,
+        teacher: Teacher,
+        ranks: Ranks,
+        workers: int,
     ) -> None:
-        """Embed the class names."""
+        """Embed the class names, and score the teacher."""
         if not shards.classes:
             raise InputError("VAL: this shard set has no classes, so there is nothing to name")
-        self._shards, self._options, self._teacher = shards, options, teacher
+        self._shards, self._options, self._ranks = shards, options, ranks
         self._workers = workers
         names = [entry.name for entry in shards.classes]
         self._texts = embed_classes(teacher.clip, teacher.tokenizer, names)
-        self._pictures: Accuracy | None = None
+
+        def teach(batch: Batch) -> Tensor:
+            return targets_of(batch, teacher.embed_pictures, ranks.device)
+
+        pictures, _ = self._score(teach, options)
+        self._pictures = pictures if pictures.total else None
+
+    def score(self, student: EventEncoder) -> Evaluation:
+        """Score every labelled sample exactly once, over all ranks."""
+
+        def embed(batch: Batch) -> Tensor:
+            return student(batch.events.to(self._ranks.device))  # type: ignore[no-any-return]
+
+        events, skipped = self._score(embed, replace(self._options, picture_px=None, cache=None))
+        if not events.total:
+            raise InputError("VAL: holds no labelled sample")
+        return Evaluation(events, self._pictures, len(self._texts), skipped)
 
     @torch.no_grad()
-    def score(self, student: EventEncoder, ranks: Ranks) -> Evaluation:
-        """Score every labelled sample exactly once, over all ranks."""
-        hits = total = seen_hits = seen = skipped = 0
-        options = self._options
-        if self._pictures is not None:
-            options = replace(options, picture_px=None, cache=None)
-        for batch in evaluation_batches(self._shards, options, ranks, _BATCH, self._workers):
+    def _score(
+        self, embed: Callable[[Batch], Tensor], options: ReadOptions
+    ) -> tuple[Accuracy, int]:
+        """Return the accuracy of embeddings over all ranks, and how many samples were broken."""
+        hits = total = skipped = 0
+        for batch in evaluation_batches(self._shards, options, self._ranks, _BATCH, self._workers):
             skipped += len(batch.skipped)
-            if not len(batch.labels):
-                continue
-            labels = batch.labels.to(ranks.device)
-            named = labels >= 0
-            events = count_hits(student(batch.events.to(ranks.device)), labels, self._texts)
-            hits, total = hits + events.hits, total + int(named.sum())
-            if batch.pictures is not None or batch.embeddings is not None:
-                targets = targets_of(batch, self._teacher.embed_pictures, ranks.device)
-                pictures = count_hits(targets, labels, self._texts)
-                seen_hits, seen = seen_hits + pictures.hits, seen + int(named.sum())
-        sums = [int(n) for n in ranks.total([hits, total, seen_hits, seen, skipped])]
-        if not sums[1]:
-            raise InputError("VAL: holds no labelled sample")
-        if self._pictures is None:
-            self._pictures = Accuracy(sums[2], sums[3])
-        return Evaluation(Accuracy(sums[0], sums[1]), self._pictures, len(self._texts), sums[4])
+            if len(batch.labels):
+                labels = batch.labels.to(self._ranks.device)
+                hits += count_hits(embed(batch), labels, self._texts).hits
+                total += int((labels >= 0).sum())
+        hits, total, skipped = (int(n) for n in self._ranks.total([hits, total, skipped]))
+        return Accuracy(hits, total), skipped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ezsr_shards.errors import ConfigError, OutputError, RunError
 from ezsr_shards.shardset import write_json
 from ezsr_train.batches import Batch, ReadOptions, training_batches
 from ezsr_train.checkpoint import (
+    Origin,
     Progress,
     code_version,
     find_checkpoint,
@@ -22,11 +23,12 @@ from ezsr_train.checkpoint import (
     restore_checkpoint,
     save_best,
     save_checkpoint,
+    step_path,
 )
 from ezsr_train.config import TrainConfig
 from ezsr_train.encoder import EncoderFacts, EventEncoder, make_student, save_encoder
 from ezsr_train.evaluate import Evaluation, Evaluator
-from ezsr_train.monitor import INPUT_FILE, Monitor, count_flops, draw_curve, draw_inputs
+from ezsr_train.monitor import CURVE_FILE, INPUT_FILE, Monitor, count_flops, draw_curve, draw_inputs
 from ezsr_train.optimize import learning_rate
 from ezsr_train.ranks import Ranks, join_ranks
 from ezsr_train.shard_files import ShardSet, open_shard_set
@@ -34,7 +36,8 @@ from ezsr_train.step import Learner, make_learner, take_step, targets_of
 from ezsr_train.teacher import Teacher, load_teacher
 from ezsr_train.teacher_cache import TeacherCache, open_cache
 
-SUMMARY_FILE, CONFIG_FILE, ENCODER_FILE = "summary.json", "config.json", "encoder.safetensors"
+SUMMARY_FILE, CONFIG_FILE = "summary.json", "config.json"
+ENCODER_FILE, BEST_ENCODER_FILE = "encoder.safetensors", "best.safetensors"
 _LEAST_SEEN = 1000  # samples, before a share of broken ones says anything
 Say = Callable[[str], None]
 
@@ -73,14 +76,23 @@ class _Run:
         self.out, self.config, self.ranks = out, config, ranks
         self.say: Say = say if ranks.first else lambda line: None
         self.shards = open_shard_set(shards, config.data.cache)
+        if config.loss.queue > max(len(self.shards) - config.optim.batch, 0):
+            raise ConfigError(
+                f"loss.queue {config.loss.queue}: with {len(self.shards)} samples a picture would "
+                f"be its own negative; give {max(len(self.shards) - config.optim.batch, 0)} at most"
+            )
         self.teacher = load_teacher(config.model, config.pretrained, ranks.device)
         torch.manual_seed(config.seed)
         student = make_student(self.teacher, config.input.representation, config.student)
         flops = count_flops(student.visual, student.spec) if ranks.device.type == "cuda" else 0.0
         self.options = self._read_options(self.shards, student)
         self.learner: Learner = make_learner(student, config, ranks)
-        self.evaluator = self._make_evaluator(validation, student)
+        val = open_shard_set(validation, config.data.cache) if validation is not None else None
+        self.origin = Origin(
+            self.teacher.sha256, self.shards.identity, val.identity if val is not None else None
+        )
         self.progress = self._start(resume)
+        self.evaluator = self._make_evaluator(val) if val is not None else None
         self.monitor = Monitor(out, config, flops, config.optim.accumulate) if ranks.first else None
 
     def _read_options(self, shards: ShardSet, student: EventEncoder) -> ReadOptions:
@@ -88,15 +100,11 @@ class _Run:
         sizes = student.spec.size_px, self.teacher.spec.size_px
         return ReadOptions(self.config.input, *sizes, cache)
 
-    def _make_evaluator(
-        self, validation: str | Path | None, student: EventEncoder
-    ) -> Evaluator | None:
-        if validation is None:
-            return None
-        shards = open_shard_set(validation, self.config.data.cache)
-        cache = open_cache(shards, self.teacher, self.config.input.geometry)
+    def _make_evaluator(self, shards: ShardSet) -> Evaluator:
+        online, geometry = self.config.teacher == "online", self.config.input.geometry
+        cache = None if online else open_cache(shards, self.teacher, geometry)
         options = replace(self.options, cache=cache)
-        return Evaluator(shards, options, self.teacher, self.config.data.workers)
+        return Evaluator(shards, options, self.teacher, self.ranks, self.config.data.workers)
 
     def _start(self, resume: str | None) -> Progress:
         if not str(self.out).strip("."):
@@ -113,7 +121,14 @@ class _Run:
         self.ranks.wait()
         if found is None:
             return Progress(0)
-        progress = restore_checkpoint(found, self.learner, self.config, self.teacher.sha256)
+        progress = restore_checkpoint(found, self.learner, self.config, self.origin)
+        if self.ranks.first and list_checkpoints(self.out)[-1:] > [
+            step_path(self.out, progress.step)
+        ]:
+            raise OutputError(
+                f"out {self.out}: holds checkpoints after step {progress.step}, where {found} "
+                f"stands; delete them, or give another --out"
+            )
         self.say(f"resumed from {found} at step {progress.step}")
         return progress
 
@@ -128,7 +143,7 @@ class _Run:
         evaluation = self._evaluate() if self.progress.step == 0 else None
         for step in range(self.progress.step, self.config.optim.steps):
             asked = time.perf_counter()
-            batch = next(batches)
+            batch = _next_batch(batches)
             waited = time.perf_counter() - asked
             if step == 0 and self.ranks.first:
                 images = self.learner.student.draw(batch.events.to(self.ranks.device))
@@ -140,20 +155,19 @@ class _Run:
         return self._finish(evaluation, time.perf_counter() - started)
 
     def _take(self, batch: Batch, waited_s: float, step: int) -> None:
+        began = time.perf_counter()
         targets = targets_of(batch, self.teacher.embed_pictures, self.ranks.device)
         losses = take_step(self.learner, batch, targets, self.config, self.ranks, step)
         lost = self.ranks.collect(batch.skipped)
-        skipped = self.progress.skipped + len(lost)
-        self.progress = replace(self.progress, step=step + 1, skipped=skipped)
+        self.progress = replace(self.progress, step=step + 1).skip(lost)
         if self.monitor is not None:
-            self.monitor.add(losses, waited_s)
-            self.monitor.skip(lost)
+            self.monitor.add(losses, waited_s, waited_s + time.perf_counter() - began)
+        skipped = self.progress.skipped_samples
         seen = max((step + 1) * self.config.optim.batch, _LEAST_SEEN)
         if skipped > self.config.data.max_skipped * seen:
-            where = self.monitor.skipped_by_shard() if self.monitor else {}
             raise RunError(
                 f"step {step}: {skipped} broken samples are over data.max_skipped "
-                f"{self.config.data.max_skipped:g}: {json.dumps(where)}"
+                f"{self.config.data.max_skipped:g}: {json.dumps(self.progress.skipped)}"
             )
 
     def _after(self, done: int) -> Evaluation | None:
@@ -162,47 +176,21 @@ class _Run:
         evaluation = None
         if self.monitor is not None and (done % log.every == 0 or last):
             rate = learning_rate(done - 1, self.config.optim)
-            self.say(self.monitor.report(done, self.progress.skipped, rate))
+            self.say(self.monitor.report(done, self.progress.skipped_samples, rate))
         if done % log.eval_every == 0 or last:
             evaluation = self._evaluate()
         better = evaluation is not None and evaluation.events.top1 > self.progress.best_top1
         if evaluation is not None and better:
             self.progress = replace(self.progress, best_top1=evaluation.events.top1)
         if self.ranks.first and (done % log.save_every == 0 or last or better):
-            path = save_checkpoint(
-                self.out, self.learner, self.config, self.teacher.sha256, self.progress
-            )
+            path = save_checkpoint(self.out, self.learner, self.config, self.origin, self.progress)
+            self._export(ENCODER_FILE)
             if better:
                 save_best(self.out, path)
+                self._export(BEST_ENCODER_FILE)
         return evaluation
 
-    def _evaluate(self) -> Evaluation | None:
-        if self.evaluator is None:
-            return None
-        with self.learner.evaluating() as student:
-            found = self.evaluator.score(student, self.ranks)
-        if self.monitor is not None:
-            samples = self.progress.step * self.config.optim.batch
-            self.monitor.log({"step": self.progress.step, "samples": samples, **found.facts()})
-            self.say(
-                f"step {self.progress.step}: zero-shot top-1 {found.events.top1:.1%} on events, "
-                f"teacher {found.pictures.top1:.1%} on the pictures"
-            )
-        return found
-
-    def _finish(self, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
-        summary = {
-            "steps": self.config.optim.steps,
-            "samples": self.config.optim.steps * self.config.optim.batch,
-            "seconds": seconds,
-            "skipped": self.progress.skipped,
-            "teacher": self.teacher.name,
-            "teacher_sha256": self.teacher.sha256,
-            **(evaluation.facts() if evaluation else {}),
-        }
-        if self.monitor is None:
-            return summary
-        summary["skipped_by_shard"] = self.monitor.skipped_by_shard()
+    def _export(self, name: str) -> None:
         facts = EncoderFacts(
             self.learner.student.spec,
             self.config.input,
@@ -210,11 +198,51 @@ class _Run:
             self.config.pretrained,
             self.teacher.sha256,
         )
-        save_encoder(self.out / ENCODER_FILE, self.learner.tower().state_dict(), facts)
+        try:
+            save_encoder(self.out / name, self.learner.tower().state_dict(), facts)
+        except OSError as error:
+            raise RunError(
+                f"{self.out / name}: cannot be written ({error.strerror}); make room and say "
+                f"--resume latest"
+            ) from error
+
+    def _evaluate(self) -> Evaluation | None:
+        if self.evaluator is None:
+            return None
+        with self.learner.evaluating() as student:
+            found = self.evaluator.score(student)
+        if self.monitor is not None:
+            samples = self.progress.step * self.config.optim.batch
+            self.monitor.log({"step": self.progress.step, "samples": samples, **found.facts()})
+            self.say(f"step {self.progress.step}: {found.line()}")
+        return found
+
+    def _finish(self, evaluation: Evaluation | None, seconds: float) -> dict[str, Any]:
+        summary = {
+            "steps": self.config.optim.steps,
+            "samples": self.config.optim.steps * self.config.optim.batch,
+            "seconds": seconds,
+            "skipped": self.progress.skipped_samples,
+            "skipped_by_shard": self.progress.skipped,
+            "teacher": self.teacher.name,
+            "teacher_sha256": self.teacher.sha256,
+            **(evaluation.facts() if evaluation else {}),
+        }
+        if self.monitor is None:
+            return summary
         write_json(self.out / SUMMARY_FILE, summary)
         self.monitor.close()
         draw_curve(self.out)
+        self.say(f"wrote {self.out / ENCODER_FILE} and {self.out / CURVE_FILE}")
         return summary
+
+
+def _next_batch(batches: Iterator[Batch]) -> Batch:
+    try:
+        return next(batches)
+    except RunError as error:  # a reading process wraps its own in a traceback
+        said = str(error).strip().splitlines()[-1].rpartition("RunError: ")[2]
+        raise RunError(said) from error
 
 
 def _check(config: TrainConfig, ranks: Ranks) -> None:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ezsr_train.config import LossConfig
+from ezsr_train.config import COLDEST, LossConfig
 
-_COLDEST, _HOTTEST = 0.01, 10.0
+_HOTTEST = 10.0
 _DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
@@ -75,10 +75,14 @@ class AlignmentLoss(nn.Module):
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature of InfoNCE, kept in bounds where it is trained."""
-        if not self._config.learn_temperature:
-            return self.temperature_log.exp()
-        return self.temperature_log.exp().clamp(_COLDEST, _HOTTEST)
+        """The temperature of InfoNCE."""
+        return self.temperature_log.exp()
+
+    @torch.no_grad()
+    def keep_in_bounds(self) -> None:
+        """Bring a trained temperature back to its bounds, where it can still learn."""
+        if self._config.learn_temperature:
+            self.temperature_log.clamp_(math.log(COLDEST), math.log(_HOTTEST))
 
     def forward(self, events: Tensor, pictures: Tensor) -> dict[str, Tensor]:
         """Return each weighted part by name, and their sum as `loss`."""

@@ -9,9 +9,12 @@ curve.png            loss and accuracy over the samples seen
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ezsr_shards.errors import ConfigError, OutputError
-from ezsr_train.batches import Skipped
+from ezsr_shards.errors import ConfigError, OutputError, RunError
 from ezsr_train.config import TrainConfig
 from ezsr_train.tower import TowerSpec
 
@@ -37,34 +39,37 @@ class Monitor:
 
     def __init__(self, out: Path, config: TrainConfig, forward_flops: float, parts: int) -> None:
         """Open the logs; `parts` is how many forward passes a sample takes in a step."""
-        self._out, self._config = out, config
+        self._path, self._config = out / METRICS_FILE, config
         self._flops = forward_flops * (_BACKWARD + (parts > 1))
         self._board = _open_tensorboard(out) if config.log.tensorboard else None
         self._wandb = _open_wandb(config)
-        self._skipped: Counter[Skipped] = Counter()
         self._began = time.perf_counter()
         self._restart()
+        if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
+            self._write("\n")  # a line that an end of power or space has cut
 
     def _restart(self) -> None:
         self._sums: Counter[str] = Counter()
-        self._steps, self._waited, self._since = 0, 0.0, time.perf_counter()
+        self._counts: Counter[str] = Counter()
+        self._steps, self._waited, self._took = 0, 0.0, 1e-9
 
-    def add(self, losses: Mapping[str, float], waited_s: float) -> None:
-        """Take note of a step: its losses, and how long it waited for its batch."""
-        self._sums.update(losses)
+    def add(self, losses: Mapping[str, float], waited_s: float, took_s: float) -> None:
+        """Take note of a step: its losses, how long it waited for its batch, and took in all."""
+        numbers = {name: value for name, value in losses.items() if math.isfinite(value)}
+        self._sums.update(numbers)
+        self._counts.update(numbers.keys())
         self._steps += 1
         self._waited += waited_s
-
-    def skip(self, skipped: Sequence[Skipped]) -> None:
-        """Take note of broken samples."""
-        self._skipped.update(skipped)
+        self._took += took_s
 
     def report(self, step: int, skipped: int, rate: float) -> str:
-        """Log the means since the last report; return them as a line for people."""
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
-        samples_per_s = self._steps * self._config.optim.batch / elapsed
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        speed = {"samples_per_s": samples_per_s, "waiting": self._waited / elapsed}
+        """Log the means since the last report; return them as a line for people.
+
+        Speed is that of the steps: evaluations and checkpoints between them do not count.
+        """
+        samples_per_s = self._steps * self._config.optim.batch / self._took
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        speed = {"samples_per_s": samples_per_s, "waiting": self._waited / self._took}
         usage = self._usage(samples_per_s)
         samples = step * self._config.optim.batch
         facts = {"step": step, "samples": samples, **means, **speed, "lr": rate, **usage}
@@ -89,8 +94,7 @@ class Monitor:
 
     def log(self, facts: Mapping[str, Any]) -> None:
         """Write one set of facts to every log."""
-        with open(self._out / METRICS_FILE, "a", encoding="utf-8") as file:
-            file.write(json.dumps(facts, sort_keys=True) + "\n")
+        self._write(json.dumps(facts, sort_keys=True) + "\n")
         numbers = {k: v for k, v in facts.items() if isinstance(v, (int, float)) and k != "step"}
         if self._board is not None:
             for name, value in numbers.items():
@@ -98,12 +102,15 @@ class Monitor:
         if self._wandb is not None:
             self._wandb.log(numbers, step=facts["step"])
 
-    def skipped_by_shard(self) -> dict[str, dict[str, int]]:
-        """Return how many samples of each shard were broken, by reason."""
-        found: dict[str, dict[str, int]] = {}
-        for one, count in sorted(self._skipped.items(), key=lambda item: str(item[0])):
-            found.setdefault(one.shard, {})[one.reason] = count
-        return found
+    def _write(self, text: str) -> None:
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise RunError(
+                f"{self._path}: cannot be written ({error.strerror}); make room and say "
+                f"--resume latest"
+            ) from error
 
     def close(self) -> None:
         """Finish the logs."""
@@ -115,8 +122,10 @@ class Monitor:
 
 def peak_flops() -> float | None:
     """Return the GPU's dense bf16 peak in operations a second, or None where it is not known."""
-    name = torch.cuda.get_device_name()
-    return next((1e12 * tera for chip, tera in _PEAK_TFLOPS.items() if chip in name), None)
+    words = re.split(r"[\s-]", torch.cuda.get_device_name())
+    if "PCIe" in words:
+        return None  # slower than their namesakes
+    return next((1e12 * tera for chip, tera in _PEAK_TFLOPS.items() if chip in words), None)
 
 
 def count_flops(tower: nn.Module, spec: TowerSpec) -> float:
@@ -179,7 +188,7 @@ def draw_curve(out: Path) -> None:
     """Draw the losses and accuracies of `metrics.jsonl` over the samples seen."""
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
+    lines = list(_read_metrics(out / METRICS_FILE))
     by_step = {(line["step"], "zero_shot_top1_events" in line): line for line in lines}
     found = [by_step[key] for key in sorted(by_step)]
     scored = [line for line in found if "zero_shot_top1_events" in line]
@@ -197,13 +206,22 @@ def draw_curve(out: Path) -> None:
             [100 * line[f"zero_shot_top1_events{end}"] for line in scored]
             for end in ("_low", "", "_high")
         )
-        teacher, chance = (100 * scored[-1][name] for name in ("teacher_top1_rgb", "chance"))
         panels[1].plot(samples, top1, "k.-", label="events")
         panels[1].fill_between(samples, low, high, color="k", alpha=0.15, label="95% interval")
-        panels[1].axhline(teacher, color="tab:red", ls="--", label="teacher, RGB pictures")
-        panels[1].axhline(chance, color="grey", ls=":", label="chance")
+        for name, color, label in (
+            ("teacher_top1_rgb", "tab:red", "teacher, RGB pictures"),
+            ("chance", "grey", "chance"),
+        ):
+            if name in scored[-1]:
+                panels[1].axhline(100 * scored[-1][name], color=color, ls="--", label=label)
         panels[1].set(xlabel="samples seen", ylabel="zero-shot top-1 (%)", ylim=(-2, 102))
     for panel in panels:
         if panel.get_legend_handles_labels()[0]:
             panel.legend()
     figure.savefig(out / CURVE_FILE, dpi=120)
+
+
+def _read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):  # cut by an end of power or space
+            yield json.loads(line)

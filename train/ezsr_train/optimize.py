@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,16 +14,9 @@ from torch import nn
 from ezsr_train.config import OptimConfig
 
 _BLOCK = re.compile(r"(?:resblocks|blocks|stages|layers|layer)\.?(\d+)\.")
-_BELOW_BLOCKS = (
-    "conv1",
-    "bn1",
-    "class_embedding",
-    "positional_embedding",
-    "ln_pre",
-    "patch_embed",
-    "cls_token",
-    "pos_embed",
-    "stem",
+_BELOW_BLOCKS = re.compile(
+    r"(?:trunk\.)?(?:conv\w*|bn\d+|class_embedding|positional_embedding|ln_pre|patch_embed|"
+    r"cls_token|pos_embed|stem)(?:\.|$)"
 )
 
 
@@ -37,13 +31,17 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
-def depth_of(name: str, blocks: int) -> int:
-    """Return how high in a tower a weight lies: 0 below the blocks, blocks + 1 above them."""
-    block = _BLOCK.search(name)
-    if block:
-        return int(block[1]) + 1
-    parts = name.split(".")
-    return 0 if any(part in _BELOW_BLOCKS for part in parts) else blocks + 1
+def depths_of(names: Iterable[str]) -> dict[str, int]:
+    """Return how high in its tower each weight lies: 0 below the blocks, the most above them."""
+    found = {name: _BLOCK.search(name) for name in names}
+    numbers = sorted({int(match[1]) for match in found.values() if match})
+    height = {number: depth for depth, number in enumerate(numbers, 1)}
+    return {
+        name: height[int(match[1])]
+        if match
+        else (0 if _BELOW_BLOCKS.match(name) else len(numbers) + 1)
+        for name, match in found.items()
+    }
 
 
 def make_optimizer(tower: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -52,18 +50,16 @@ def make_optimizer(tower: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     Source of the layer-wise decay: Clark et al., ELECTRA, 2020; Bao et al., BEiT, 2021.
     """
     named = [(name, p) for name, p in tower.named_parameters() if p.requires_grad]
-    blocks = 1 + max(
-        (int(m[1]) for m in (_BLOCK.search(name) for name, _ in named) if m), default=-1
-    )
+    depths = depths_of(name for name, _ in named)
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, parameter in named:
-        depth, decays = depth_of(name, blocks), parameter.ndim >= 2
+        depth, decays = depths[name], parameter.ndim >= 2
         group = groups.setdefault(
             (depth, decays),
             {
                 "params": [],
                 "weight_decay": config.weight_decay if decays else 0.0,
-                "lr_share": config.layer_decay ** (blocks + 1 - depth),
+                "lr_share": config.layer_decay ** (max(depths.values()) - depth),
             },
         )
         group["params"].append(parameter)

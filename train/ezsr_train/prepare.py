@@ -107,7 +107,7 @@ def read_picture(
     try:
         picture = Image.open(io.BytesIO(recording.jpeg), formats=["JPEG"])
         if picture.size != (recording.width, recording.height):
-            raise ShardError(f"sample {recording.key}: picture {picture.size} is not the sensor's")
+            raise ShardError(f"sample {recording.key}: the picture is not of the sensor's size")
         resized = picture.convert("RGB").resize((size_px,) * 2, Image.Resampling.BICUBIC, box=box)
     except ShardError:
         raise

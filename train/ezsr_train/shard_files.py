@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from ezsr_shards.shardset import (
 
 _LOCATED_SHARDS = 160
 _MOST_SAMPLES = 10**7  # in one shard
+_PAUSES_S = (0.5, 2.0)  # between tries to read a remote file
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shard:
     def locate(self) -> tuple[MemberPlaces, ...]:
         """Return where its samples lie, after fetching it; raise ShardError where it is broken."""
         if self.url is not None and not self.path.is_file():
-            _copy(self.url, self.path)
+            _copy(self.url, self.path, self.sha256)
         return _locate(self.path)
 
 
@@ -61,6 +62,14 @@ class ShardSet:
     def __len__(self) -> int:
         """Return the number of samples."""
         return sum(self.sizes)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the shards' contents and order, wherever they lie."""
+        hashing = hashlib.sha256()
+        for shard in self.shards:
+            hashing.update(f"{shard.sha256} {shard.samples}\n".encode())
+        return hashing.hexdigest()
 
 
 def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
@@ -101,7 +110,10 @@ def _read_entry(folder: Path, url: str | None, entry: dict[str, Any]) -> Shard:
     samples = entry["nsamples"]
     if not isinstance(samples, int) or not 0 < samples <= _MOST_SAMPLES:
         raise ValueError(f"shard {name}: {samples!r} is no number of samples")
-    return Shard(folder / name, samples, str(entry["sha256"]), url and f"{url}/{name}")
+    sha256 = str(entry["sha256"])
+    if url is None:
+        return Shard(folder / name, samples, sha256)
+    return Shard(folder / f"{sha256[:12]}-{name}", samples, sha256, f"{url}/{name}")
 
 
 def _fetch_or_refuse(url: str, path: Path) -> None:
@@ -111,13 +123,31 @@ def _fetch_or_refuse(url: str, path: Path) -> None:
         raise InputError(f"SHARDS {error}; no finished shard set there?") from error
 
 
-def _copy(url: str, path: Path) -> None:
-    """Copy a remote file, atomically; raise ShardError where it cannot be had."""
-    try:
-        with fsspec.open(url, "rb") as remote:
-            write_atomically(path, lambda file: shutil.copyfileobj(remote, file, 1 << 20))
-    except Exception as error:  # every store has errors of its own
-        raise ShardError(f"{url}: cannot be read ({error})") from error
+def _copy(url: str, path: Path, sha256: str | None = None) -> None:
+    """Copy a remote file, atomically, with a few tries.
+
+    Raises ShardError where it cannot be had, or is not the one that the index tells of.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            with fsspec.open(url, "rb") as remote:
+                write_atomically(path, partial(_pour, remote, sha256=sha256))
+            return
+        except FileNotFoundError as error:
+            raise ShardError(f"{url}: cannot be read (no such file)") from error
+        except Exception as error:  # every store has errors of its own
+            if pause_s is None:
+                raise ShardError(f"{url}: cannot be read ({error})") from error
+            time.sleep(pause_s)
+
+
+def _pour(source: IO[bytes], file: IO[bytes], *, sha256: str | None) -> None:
+    hashing = hashlib.sha256()
+    while block := source.read(1 << 20):
+        hashing.update(block)
+        file.write(block)
+    if sha256 is not None and hashing.hexdigest() != sha256:
+        raise ValueError("another sha256 than in the index")
 
 
 @lru_cache(maxsize=_LOCATED_SHARDS)

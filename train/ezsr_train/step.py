@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from open_clip.modified_resnet import ModifiedResNet
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ezsr_shards.errors import InputError, RunError
+from ezsr_shards.errors import ConfigError, InputError, RunError
 from ezsr_train.batches import Batch
 from ezsr_train.config import TrainConfig
 from ezsr_train.encoder import EventEncoder
@@ -65,7 +68,7 @@ def make_learner(student: EventEncoder, config: TrainConfig, ranks: Ranks) -> Le
     """Put a student on its device, ready to learn."""
     student = student.to(ranks.device).train()
     if config.activation_checkpointing:
-        student.visual.set_grad_checkpointing(True)  # type: ignore[operator]
+        _checkpoint_activations(student.visual)
     loss = AlignmentLoss(config.loss, student.spec.embed_dim).to(ranks.device)
     optimizer = make_optimizer(student.visual, config.optim)
     if config.loss.learn_temperature:
@@ -78,9 +81,22 @@ def make_learner(student: EventEncoder, config: TrainConfig, ranks: Ranks) -> Le
     forward: nn.Module = student
     if ranks.count > 1:
         if ranks.device.type == "cuda":
-            forward = nn.SyncBatchNorm.convert_sync_batchnorm(forward)  # type: ignore[no-untyped-call]
+            # torch's own conversion loses the activations of timm's fused layers
+            forward = convert_sync_batchnorm(forward)  # type: ignore[no-untyped-call]
         forward = DistributedDataParallel(forward)
     return Learner(student, loss, optimizer, scaler, average, forward)
+
+
+def _checkpoint_activations(tower: nn.Module) -> None:
+    """Raise ConfigError where the tower cannot compute its activations twice."""
+    try:
+        if isinstance(tower, ModifiedResNet):
+            raise NotImplementedError
+        tower.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"activation_checkpointing: {type(tower).__name__} cannot do it; leave it out"
+        ) from error
 
 
 def take_step(
@@ -91,26 +107,33 @@ def take_step(
     targets: the teacher's embeddings of this rank's samples, float32 (B, D).
     Raises RunError where loss or gradient is no number; the weights are then as before.
     """
-    parts = batch.events.to(ranks.device).split(config.optim.accumulate)
+    parts = [part.to(ranks.device) for part in batch.events.split(config.optim.accumulate)]
+    seeds = [_seed(config.seed, step, ranks.rank, n) for n in range(len(parts))]
     learner.optimizer.zero_grad(set_to_none=True)
     if len(parts) == 1:
-        kept = _embed(learner, parts[0], config, ranks)
+        kept = _embed(learner, parts[0], config, ranks, seeds[0])
         own = kept
     else:
         with torch.no_grad():
-            own = torch.cat([_embed(learner, part, config, ranks) for part in parts])
+            own = torch.cat(
+                [
+                    _embed(learner, part, config, ranks, seed)
+                    for part, seed in zip(parts, seeds, strict=True)
+                ]
+            )
     whole = ranks.gather(own.float()).requires_grad_()
     pictures = ranks.gather(targets)
     losses = learner.loss(whole, pictures)
     if not torch.isfinite(losses["loss"]):
         raise RunError(
-            f"step {step}: the loss is {losses['loss'].item()}; resume with a smaller --optim.lr"
+            f"step {step}: the loss is {losses['loss'].item()}; start again with a smaller "
+            f"--optim.lr"
         )
     learner.scaler.scale(losses["loss"]).backward()
     gradients = ranks.mine(_gradient_of(whole)) * ranks.count  # DDP takes the mean over ranks
-    for n, (part, gradient) in enumerate(zip(parts, gradients.chunk(len(parts)), strict=True), 1):
-        with _synchronized(learner, n == len(parts)):
-            embedding = kept if len(parts) == 1 else _embed(learner, part, config, ranks)
+    for part, seed, gradient in zip(parts, seeds, gradients.chunk(len(parts)), strict=True):
+        with _synchronized(learner, part is parts[-1]):
+            embedding = kept if len(parts) == 1 else _embed(learner, part, config, ranks, seed)
             embedding.backward(gradient.to(embedding.dtype))  # type: ignore[no-untyped-call]
     norm = _update(learner, config, step)
     learner.loss.remember(pictures)
@@ -123,7 +146,15 @@ def _gradient_of(rows: Tensor) -> Tensor:
     return torch.zeros_like(rows) if rows.grad is None else rows.grad
 
 
-def _embed(learner: Learner, events: PackedEvents, config: TrainConfig, ranks: Ranks) -> Tensor:
+def _seed(*numbers: int) -> int:
+    """Return the seed of one part's dropout: both passes through a part must drop the same."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _embed(
+    learner: Learner, events: PackedEvents, config: TrainConfig, ranks: Ranks, seed: int
+) -> Tensor:
+    torch.manual_seed(seed)
     dtype = _DTYPES.get(config.precision)
     with torch.autocast(ranks.device.type, dtype, enabled=dtype is not None):
         return learner.forward(events)
@@ -144,10 +175,12 @@ def _update(learner: Learner, config: TrainConfig, step: int) -> float:
     norm = nn.utils.clip_grad_norm_(weights, config.optim.clip_norm)
     if not torch.isfinite(norm) and not learner.scaler.is_enabled():
         raise RunError(
-            f"step {step}: the gradient's norm is {float(norm)}; resume with a smaller --optim.lr"
+            f"step {step}: the gradient's norm is {float(norm)}; start again with a smaller "
+            f"--optim.lr"
         )
     learner.scaler.step(learner.optimizer)  # fp16: skips the step where the norm is no number
     learner.scaler.update()
+    learner.loss.keep_in_bounds()
     if learner.average is not None:
         learner.average.update(learner.student.visual, step)
     return float(norm)

@@ -95,9 +95,18 @@ def _load_open_clip(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
         clip = _create_quietly(model)
         weights = _read_weights(Path(pretrained))
         extras = [name for name in _OPENAI_EXTRAS if weights.pop(name, None) is not None]
-        wants_quick = True if extras or "openai" in Path(pretrained).name.lower() else quick_gelu
+        openai = bool(extras) or "openai" in Path(pretrained).name.lower()
+        wants_quick = True if openai else _agreed(model, "quick_gelu", False, quick_gelu)
         _check_activation(model, pretrained, quick_gelu, wants_quick)
         load_strictly(clip, weights, f"pretrained {pretrained}")
+        open_clip.set_model_preprocess_cfg(
+            clip,
+            {
+                **open_clip.get_model_preprocess_cfg(clip),
+                "mean": _agreed(model, "mean", open_clip.OPENAI_DATASET_MEAN, None),
+                "std": _agreed(model, "std", open_clip.OPENAI_DATASET_STD, None),
+            },
+        )
     else:
         if not open_clip.pretrained.is_pretrained_cfg(model, pretrained):
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
@@ -113,6 +122,26 @@ def _load_open_clip(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
             raise InputError(f"pretrained {pretrained!r}: not to be had ({error})") from error
     spec = _describe_tower(clip, config, quick_gelu)
     return clip, open_clip.get_tokenizer(model), spec
+
+
+def _agreed(model: str, name: str, usual: Any, otherwise: Any) -> Any:
+    """Return what all of open_clip's own weights for a model agree on; a local file is like them.
+
+    Where they differ it is `otherwise`, and an InputError if that is None.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    facts = [open_clip.pretrained.get_pretrained_cfg(model, tag) for tag in tags]
+    found = [usual if one.get(name) is None else one[name] for one in facts]
+    if not found:
+        return usual if otherwise is None else otherwise
+    if all(one == found[0] for one in found):
+        return found[0]
+    if otherwise is None:
+        raise InputError(
+            f"model {model}: its known weights differ in {name}, so that of a local file cannot "
+            f"be told; give one of open_clip's tags: {', '.join(tags)}"
+        )
+    return otherwise
 
 
 def _create_quietly(model: str) -> nn.Module:

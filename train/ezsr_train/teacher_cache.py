@@ -4,7 +4,7 @@ Beside the shards lies
 
     embeddings/TEACHER/cache.json         whose embeddings, of pictures seen how
     embeddings/TEACHER/NAME-000042.json   the sha256 of the shard they belong to, counts
-    embeddings/TEACHER/NAME-000042.tar    KEY.TEACHER.npy, float16 (2, D), raw: as is, mirrored
+    embeddings/TEACHER/NAME-000042.tar    KEY.teacher.npy, float16 (2, D), raw: as is, mirrored
 
 A cache of another teacher, of other preprocessing or of other shards is refused.
 """
@@ -35,6 +35,7 @@ from ezsr_train.shard_files import ShardSet, read_recording
 from ezsr_train.teacher import Teacher
 
 FOLDER, CACHE_FILE = "embeddings", "cache.json"
+_EXTENSION = "teacher.npy"
 _LOCATED = 160
 _BATCH = 128
 
@@ -59,7 +60,6 @@ class TeacherCache:
     """A whole cache of a shard set."""
 
     folder: Path
-    extension: str
 
     def read(self, shard: str, key: str, mirrored: bool) -> npt.NDArray[np.float32]:
         """Return the embedding of a sample's picture, float32 (D,); raise ShardError without."""
@@ -67,10 +67,9 @@ class TeacherCache:
         place = _locate(path).get(key)
         if place is None:
             raise ShardError(f"sample {key}: no cached embedding")
-        extension = f"{self.extension}.npy"
-        data = read_members_at(path, place, [extension])
+        data = read_members_at(path, place, [_EXTENSION])
         try:
-            both = np.load(io.BytesIO(data[extension]), allow_pickle=False)
+            both = np.load(io.BytesIO(data[_EXTENSION]), allow_pickle=False)
             row: npt.NDArray[np.float32] = both[int(mirrored)].astype(np.float32)
         except (KeyError, ValueError, IndexError, EOFError) as error:
             raise ShardError(f"sample {key}: its cached embedding is garbled ({error})") from error
@@ -113,7 +112,7 @@ def open_cache(shards: ShardSet, teacher: Teacher, geometry: str) -> TeacherCach
             raise InputError(
                 f"cache {folder}: {shard.path.stem} is {state}; run ezsr-embed again, {online}"
             )
-    return TeacherCache(folder, _slug(teacher.name))
+    return TeacherCache(folder)
 
 
 def _state_of(folder: Path, stem: str, sha256: str) -> str:
@@ -134,12 +133,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What `embed_shards` did: shards and pictures embedded now, samples left out, and why."""
+    """What `embed_shards` did: shards and pictures embedded now, samples left out, and why.
+
+    unreadable  shards without one whole picture, which have no part in the cache
+    """
 
     folder: Path
     shards: int
     pictures: int
     skipped: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
 
 def embed_shards(
@@ -170,19 +173,23 @@ def embed_shards(
         for n, shard in enumerate(shards.shards)
         if _state_of(folder, shard.path.stem, shard.sha256) != "whole"
     ]
-    skipped: list[str] = []
+    skipped, unreadable = list[str](), list[str]()
     pictures = 0
     for done, (n, rows, lost) in enumerate(_embed(shards, todo, teacher, geometry, workers), 1):
         shard = shards.shards[n]
-        _write_rows(folder / f"{shard.path.stem}.tar", rows, _slug(teacher.name))
+        skipped += lost
+        tell(done, len(todo))
+        if not rows:
+            unreadable.append(shard.path.name)
+            continue
+        _write_rows(folder / f"{shard.path.stem}.tar", rows)
         write_json(
             folder / f"{shard.path.stem}.json",
             {"shard_sha256": shard.sha256, "samples": len(rows), "skipped": lost},
         )
-        skipped += lost
         pictures += len(rows)
-        tell(done, len(todo))
-    return EmbedReport(folder, len(todo), pictures, tuple(skipped))
+    whole = len(todo) - len(unreadable)
+    return EmbedReport(folder, whole, pictures, tuple(skipped), tuple(unreadable))
 
 
 _Rows = dict[str, npt.NDArray[np.float16]]
@@ -254,13 +261,13 @@ class _Pictures(Dataset[_Picture]):
             return _Picture("", None, str(error))
 
 
-def _write_rows(path: Path, rows: _Rows, extension: str) -> None:
+def _write_rows(path: Path, rows: _Rows) -> None:
     def write(file: IO[bytes]) -> None:
         with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for key, row in rows.items():
                 buffer = io.BytesIO()
                 np.save(buffer, row, allow_pickle=False)
-                add_member(tar, f"{key}.{extension}.npy", buffer.getvalue())
+                add_member(tar, f"{key}.{_EXTENSION}", buffer.getvalue())
                 forget_members(tar)
 
     write_atomically(path, write)

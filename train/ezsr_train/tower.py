@@ -52,6 +52,8 @@ class TowerSpec:
 def build_tower(spec: TowerSpec, source: str) -> nn.Module:
     """Return a freshly initialised tower; raise InputError where open_clip cannot build it."""
     vision = {**spec.vision_cfg, "timm_model_pretrained": False}
+    if ":" in str(vision.get("timm_model_name", "")):
+        raise InputError(f"{source}: its timm_model_name would be downloaded; give a plain name")
     try:
         clip = open_clip.CLIP(
             spec.embed_dim, vision_cfg=vision, text_cfg=_NO_TEXT, quick_gelu=spec.quick_gelu

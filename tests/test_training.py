@@ -555,12 +555,12 @@ def test_depths_in_other_towers() -> None:
     eva = timm.create_model("eva02_tiny_patch14_224")
     found = depths_of(f"trunk.{name}" for name, _ in eva.named_parameters())
     assert found["trunk.patch_embed.proj.weight"] == found["trunk.pos_embed"] == 0
-    assert found["trunk.blocks.7.mlp.fc2.weight"] == 8
+    assert found["trunk.blocks.7.attn.proj.weight"] == 8
     assert found["trunk.head.weight"] == 13
     convnext = timm.create_model("test_convnext")
     found = depths_of(f"trunk.{name}" for name, _ in convnext.named_parameters())
     assert found["trunk.stem.0.weight"] == 0
-    assert found["trunk.stages.3.blocks.0.mlp.fc1.weight"] == 4
+    assert found["trunk.stages.3.blocks.0.conv_dw.weight"] == 4
 
 
 def test_wilson_interval() -> None:

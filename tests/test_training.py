@@ -552,7 +552,7 @@ def test_depths_in_other_towers() -> None:
         ("attnpool.c_proj.weight", 5),
     ):
         assert found[name] == depth, name
-    eva = timm.create_model("eva02_tiny_patch14_224")
+    eva = timm.create_model("eva02_tiny_patch14_224", num_classes=8)
     found = depths_of(f"trunk.{name}" for name, _ in eva.named_parameters())
     assert found["trunk.patch_embed.proj.weight"] == found["trunk.pos_embed"] == 0
     assert found["trunk.blocks.7.attn.proj.weight"] == 8

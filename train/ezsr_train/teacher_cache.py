@@ -47,7 +47,7 @@ class CacheFacts:
     teacher_sha256: str
     size_px: int
     geometry: str
-    format: int = 1
+    format: int = 2
 
     @staticmethod
     def of(teacher: Teacher, geometry: str) -> CacheFacts:

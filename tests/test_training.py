@@ -298,6 +298,19 @@ def test_a_constant_run_can_be_prolonged_and_cooled_down(world: Path, tmp_path: 
         train(world / "shards", tmp_path / "whole", told(8, 4), resume=trunk)
 
 
+def test_batch_statistics_count_every_sample_once(world: Path) -> None:
+    teacher = load_teacher("toy", None, ALONE.device)
+    told = config(world, model="toy", optim=OptimConfig(batch=8, accumulate=4))
+    learner = make_learner(make_student(teacher, "histogram", None), told, ALONE)
+    norm = learner.student.visual.bn1
+    tracked, mean = int(norm.num_batches_tracked), norm.running_mean.clone()
+    shards = open_shard_set(world / "shards")
+    batch = next(training_batches(shards, ReadOptions(told.input, 64, 64), told, ALONE, 0))
+    take_step(learner, batch, teacher.embed_pictures(batch.pictures), told, ALONE, 0)
+    assert int(norm.num_batches_tracked) == tracked + 4
+    assert not torch.equal(norm.running_mean, mean)
+
+
 def test_evaluation_is_of_the_same_samples_every_time(world: Path, tmp_path: Path) -> None:
     """A picture that cannot be read concerns the teacher alone."""
     shutil.copytree(world / "shards", tmp_path / "val")

@@ -114,7 +114,7 @@ def take_step(
         kept = _embed(learner, parts[0], config, ranks, seeds[0])
         own = kept
     else:
-        with torch.no_grad():
+        with torch.no_grad(), _same_buffers(learner.student):
             own = torch.cat(
                 [
                     _embed(learner, part, config, ranks, seed)
@@ -144,6 +144,15 @@ def take_step(
 
 def _gradient_of(rows: Tensor) -> Tensor:
     return torch.zeros_like(rows) if rows.grad is None else rows.grad
+
+
+@contextmanager
+def _same_buffers(module: nn.Module) -> Iterator[None]:
+    """Leave the statistics of batch normalisation as they were: this pass does not count."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    yield
+    for buffer, value in zip(module.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 def _seed(*numbers: int) -> int:

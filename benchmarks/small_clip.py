@@ -46,11 +46,11 @@ def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]
     return stacked, torch.tensor(labels), [entry.name for entry in listing.classes]
 
 
-def augment(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Return float pictures in [0, 1]: shifted by a few pixels, mirrored, in other light."""
+def augment(pictures: Tensor, flip: float, generator: torch.Generator) -> Tensor:
+    """Return float pictures in [0, 1]: shifted by a few pixels, some mirrored, in other light."""
     batch, _, size, _ = pictures.shape
     images = pictures.float() / 255
-    mirrored = (torch.rand(batch, generator=generator) < 0.5)[:, None, None, None]
+    mirrored = (torch.rand(batch, generator=generator) < flip)[:, None, None, None]
     gain = 1 + 0.4 * (torch.rand(batch, 1, 1, 1, generator=generator) - 0.5)
     images = torch.where(mirrored, images.flip(3), images).mul(gain).clamp(0, 1)
     reach = size // 8
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--flip", type=float, default=0.5, help="chance of a mirror image")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
@@ -102,7 +103,7 @@ def main() -> None:
         template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
         prompts = [template.format(text) for text in names + words]
         texts = clip.encode_text(tokenizer(prompts), normalize=True)
-        inputs = normalize(augment(pictures[chosen], generator), architecture.tower)
+        inputs = normalize(augment(pictures[chosen], options.flip, generator), architecture.tower)
         with torch.autocast("cpu", torch.bfloat16):
             images = clip.encode_image(inputs)
         scale = clip.logit_scale.exp().clamp(max=100)

@@ -14,7 +14,8 @@ from test_decode import encode, huge_png
 from ezsr_shards.shardset import read_records
 from ezsr_shards.verify import iterate_samples, verify
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_synth.run import RunOptions, synthesize
+from ezsr_shards.making import RunOptions
+from ezsr_synth.run import synthesize
 
 
 def good_pictures() -> dict[str, bytes]:

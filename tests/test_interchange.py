@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ezsr_shards.verify import iterate_samples
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_synth.run import RunOptions, synthesize
+from ezsr_shards.making import RunOptions
+from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
 
 READER = """

@@ -11,22 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import smooth_picture, write_picture
 
+from ezsr_shards.backends import Lost, Working, run_local
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, ShardError
+from ezsr_shards.making import RunOptions, RunReport, available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import ShardRecord, read_classes, read_records
 from ezsr_shards.verify import iterate_samples, verify
-from ezsr_synth.backends import Lost, Working, run_local
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.records import ImageRecord, ShardTask
-from ezsr_synth.run import RunOptions, RunReport, available_cpus, synthesize
+from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
-from ezsr_synth.work import ShardPlan
+from ezsr_synth.work import ShardPlan, make_shard
 
 CONFIG = SynthConfig(size=SensorSize(48, 32), max_events=3000, seed=7)
 SOURCE = SourceOptions(shard_size=3)
@@ -186,7 +188,7 @@ def test_pictures_elsewhere_are_other_pictures(picture_folder: Path, tmp_path: P
     (tmp_path / "moved" / "class_a" / "image 00.jpg").rename(
         tmp_path / "moved" / "class_a" / "b.jpg"
     )
-    with pytest.raises(OutputError, match="as many pictures, but others"):
+    with pytest.raises(OutputError, match="as many inputs, but others"):
         run(tmp_path / "moved", tmp_path / "out")
 
 
@@ -258,7 +260,7 @@ def test_a_run_stops_early_when_it_cannot_succeed(
     picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(picture_folder, 120)
-    monkeypatch.setattr("ezsr_synth.run._JUDGE_AFTER", 20)
+    monkeypatch.setattr("ezsr_shards.making._JUDGE_AFTER", 20)
     with pytest.raises(RunError, match="stopped after"):
         run(picture_folder, tmp_path / "out", workers=1)
     assert len(list((tmp_path / "out").glob("*.tar"))) < 20
@@ -369,7 +371,7 @@ def test_a_crashed_worker_costs_its_shard_an_attempt(
     plan = ShardPlan(tmp_path / "out", "events", CONFIG, "hash")
     tasks = [ShardTask(n, _Poison(tmp_path / "marks", deaths if n == 0 else 0)) for n in range(4)]
     outcomes = {}
-    for said in run_local(iter(tasks), plan, 2):
+    for said in run_local(iter(tasks), partial(make_shard, plan=plan), 2):
         time.sleep(0.005)  # a slow consumer: a worker may die with its messages unread
         if not isinstance(said, Working):
             outcomes[said.index] = type(said).__name__
@@ -381,7 +383,7 @@ def test_a_crashed_worker_costs_its_shard_an_attempt(
 def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     plan = ShardPlan(tmp_path / "gone", "events", CONFIG, "hash")
     with pytest.raises(RunError, match="could not be written"):
-        list(run_local(iter([ShardTask(0, ())]), plan, 1))  # type: ignore[arg-type]
+        list(run_local(iter([ShardTask(0, ())]), partial(make_shard, plan=plan), 1))  # type: ignore[arg-type]
 
 
 def test_two_runs_on_one_folder_are_refused(picture_folder: Path, tmp_path: Path) -> None:
@@ -391,7 +393,7 @@ def test_two_runs_on_one_folder_are_refused(picture_folder: Path, tmp_path: Path
     out.mkdir()
     with open(out / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another ezsr-synth"):
+        with pytest.raises(OutputError, match="another run"):
             run(picture_folder, out)
     run(picture_folder, out)
 

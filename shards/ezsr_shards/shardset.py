@@ -21,6 +21,8 @@ from ezsr_shards.errors import OutputError, ShardError
 from ezsr_shards.shard import write_atomically
 
 CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
+ORIGINS = ("images", "root")
+"""What `config.json` says of where the inputs lie; they may be moved, so no hash holds them."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +138,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def hash_config(facts: Mapping[str, Any]) -> str:
-    """Return the hash of what decides the bytes: all of `config.json` but `images` and the hash."""
-    deciding = {k: v for k, v in facts.items() if k not in ("config_hash", "images")}
+    """Return the hash of what decides the bytes: all of `config.json` but origins and the hash."""
+    deciding = {k: v for k, v in facts.items() if k not in ("config_hash", *ORIGINS)}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

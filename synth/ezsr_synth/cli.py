@@ -19,10 +19,11 @@ from ezsr_shards.command import (
     use_hyphens,
 )
 from ezsr_shards.errors import ConfigError, EzsrError
+from ezsr_shards.making import RunOptions, RunReport
 from ezsr_shards.shardset import list_reasons
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.estimate import estimate
-from ezsr_synth.run import RunOptions, RunReport, synthesize
+from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
 
 

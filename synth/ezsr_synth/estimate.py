@@ -9,15 +9,16 @@ from itertools import islice
 
 from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import RunError
+from ezsr_shards.making import RunOptions, available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import count_reasons, list_reasons
+from ezsr_shards.tally import Tally
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.records import ImageRecord
-from ezsr_synth.run import RunOptions, available_cpus
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
 from ezsr_synth.tars import TarPictures
-from ezsr_synth.work import Tally, make_samples
+from ezsr_synth.work import make_samples
 
 _TRIED = 16
 _TAR_BLOCK = 512
@@ -38,17 +39,17 @@ def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOp
     reasons = list_reasons(count_reasons(trial.failures))
     if not trial.samples:
         raise RunError(
-            f"IMAGES: none of the {trial.pictures} pictures tried gave a sample ({reasons})"
+            f"IMAGES: none of the {trial.inputs} pictures tried gave a sample ({reasons})"
         )
     workers = run.workers or available_cpus()
     pictures, basis = _count_pictures(listing)
-    share = pictures / trial.pictures
+    share = pictures / trial.inputs
     hours = share * seconds / workers / 3600
-    each_ms = seconds / trial.pictures * 1e3
+    each_ms = seconds / trial.inputs * 1e3
     events, kilobytes = (n / trial.samples for n in (trial.events, size_bytes / 1e3))
     return "\n".join(
         [
-            f"tried {trial.pictures} pictures: {each_ms:.1f} ms each, {events:.0f} events and "
+            f"tried {trial.inputs} pictures: {each_ms:.1f} ms each, {events:.0f} events and "
             f"{kilobytes:.0f} kB a sample" + (f"; failed: {reasons}" if reasons else ""),
             f"expect {share * trial.samples:.0f} samples from {pictures} pictures {basis}".rstrip(),
             f"expect {format_bytes(share * size_bytes)} on disk in {listing.shards} shards",

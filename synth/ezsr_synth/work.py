@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.sample import Sample
-from ezsr_shards.shard import write_shard
 from ezsr_shards.shardset import Failure, ShardRecord, shard_name
+from ezsr_shards.tally import OnInput, Tally, finish_shard
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import PictureError
 from ezsr_synth.motion import draw_motion
@@ -37,32 +37,8 @@ class ShardPlan:
     config_hash: str
 
 
-@dataclass
-class Tally:
-    """Counts of one shard while it is being made."""
-
-    pictures: int = 0
-    samples: int = 0
-    events: int = 0
-    on_events: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)
-
-    def add(self, sample: Sample) -> None:
-        """Count a finished sample."""
-        self.samples += 1
-        self.events += len(sample.events)
-        self.on_events += sample.events.on_count
-        if sample.label is not None:
-            self.labels[str(sample.label)] = self.labels.get(str(sample.label), 0) + 1
-
-
-OnPicture = Callable[[str, Tally], None]
-"""Called with a picture's source before it is worked on, and the counts so far."""
-
-
 def make_shard(
-    task: ShardTask, plan: ShardPlan, on_picture: OnPicture | None = None
+    task: ShardTask, on_picture: OnInput | None = None, *, plan: ShardPlan
 ) -> ShardRecord:
     """Make one shard: write its tar, then its record, both atomically; return the record.
 
@@ -70,39 +46,25 @@ def make_shard(
     on the task and the configuration alone. Raises OSError where the output cannot be written
     and InputError where a tar cannot be reached.
     """
+    cv2.setNumThreads(1)  # one process per CPU is all the parallelism there is
     tally = Tally()
+    samples = make_samples(task.pictures, plan.config, tally, on_picture)
     name = shard_name(plan.name, task.index)
-    facts = write_shard(
-        plan.folder / f"{name}.tar", make_samples(task.pictures, plan.config, tally, on_picture)
-    )
-    record = ShardRecord(
-        name=name,
-        pictures=tally.pictures,
-        samples=tally.samples,
-        events=tally.events,
-        on_events=tally.on_events,
-        failures=tuple(tally.failures),
-        labels=dict(sorted(tally.labels.items(), key=lambda item: int(item[0]))),
-        sha256=facts.sha256,
-        size_bytes=facts.size_bytes,
-        config_hash=plan.config_hash,
-        versions=library_versions(),
-    )
-    record.write(plan.folder)
-    return record
+    versions = library_versions()
+    return finish_shard(plan.folder, name, samples, tally, plan.config_hash, versions)
 
 
 def make_samples(
     pictures: Iterable[ImageRecord],
     config: SynthConfig,
     tally: Tally,
-    on_picture: OnPicture | None = None,
+    on_picture: OnInput | None = None,
 ) -> Iterator[Sample]:
     """Yield the samples of pictures one by one; count them, and what cannot be used, in `tally`."""
     for record in pictures:
         if on_picture:
             on_picture(record.source, tally)
-        tally.pictures += 1
+        tally.inputs += 1
         try:
             rgb = record.decode(config.max_pixels)
         except PictureError as error:

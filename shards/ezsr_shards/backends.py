@@ -1,4 +1,4 @@
-"""Backends: engines that map `make_shard` over tasks. Each is a small generator of outcomes."""
+"""Backends: engines that make shards of tasks. Each is a small generator of outcomes."""
 
 from __future__ import annotations
 
@@ -6,30 +6,40 @@ import multiprocessing as mp
 import signal
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
-
-import cv2
+from typing import Any, Protocol
 
 from ezsr_shards.errors import EzsrError, RunError
 from ezsr_shards.process import follow_parent
 from ezsr_shards.shardset import ShardRecord
-from ezsr_synth.records import ShardTask
-from ezsr_synth.work import ShardPlan, Tally, make_shard
+from ezsr_shards.tally import OnInput, Tally
 
 ATTEMPTS = 3
 """How often a shard is tried before it is given up; the other shards go on."""
 
 
+class Task(Protocol):
+    """The unit of work: a shard's number, and whatever it is made of; small and picklable."""
+
+    @property
+    def index(self) -> int:
+        """Number of the shard."""
+        ...
+
+
+MakeShard = Callable[[Any, OnInput], ShardRecord]
+"""Makes the shard of a task, and says what it is about to read; picklable."""
+
+
 @dataclass(frozen=True)
 class Working:
-    """A worker began another picture of a shard; the counts are of that shard so far."""
+    """A worker began another input of a shard; the counts are of that shard so far."""
 
     index: int
-    pictures: int
+    inputs: int
     samples: int
     events: int
     failures: int
@@ -55,9 +65,9 @@ Outcome = Working | Done | Lost
 
 
 def run_local(
-    tasks: Iterator[ShardTask], plan: ShardPlan, workers: int
+    tasks: Iterator[Task], make: MakeShard, workers: int
 ) -> Generator[Outcome, None, None]:
-    """Map `make_shard` over tasks with a pool of processes on this machine; yield what happens.
+    """Map `make` over tasks with a pool of processes on this machine; yield what happens.
 
     A worker that dies, or cannot reach its input, costs its shard an attempt. An output that
     cannot be written raises RunError, as does an error in this code. Closing the generator
@@ -67,7 +77,7 @@ def run_local(
     waiting: deque[_Attempt] = deque()
     try:
         while True:
-            while (idle := _idle(pool, workers, plan)) is not None:
+            while (idle := _idle(pool, workers, make)) is not None:
                 attempt = waiting.popleft() if waiting else _next_attempt(tasks)
                 if attempt is None:
                     break
@@ -92,20 +102,20 @@ def run_local(
 
 @dataclass(frozen=True)
 class _Attempt:
-    task: ShardTask
+    task: Task
     number: int
 
 
 class _Worker:
     """A process that makes one shard at a time, and a connection to it."""
 
-    def __init__(self, plan: ShardPlan) -> None:
+    def __init__(self, make: MakeShard) -> None:
         methods = mp.get_all_start_methods()
         context: Any = mp.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
-            context.set_forkserver_preload([__name__])
+            context.set_forkserver_preload([getattr(make, "func", make).__module__])
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, plan), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         with _no_interrupt():
             self.process.start()
         theirs.close()
@@ -128,7 +138,7 @@ class _Worker:
             self.process.join()
             self.attempt = None
             code = self.process.exitcode
-            return self._retry(attempt, f"worker process ended ({code}) at picture {self._at!r}")
+            return self._retry(attempt, f"worker process ended ({code}) at {self._at!r}")
         if isinstance(message, tuple):
             self._at, outcome = message
             return Working(attempt.task.index, *outcome)
@@ -166,30 +176,29 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _idle(pool: list[_Worker], workers: int, plan: ShardPlan) -> _Worker | None:
+def _idle(pool: list[_Worker], workers: int, make: MakeShard) -> _Worker | None:
     for worker in pool:
         if worker.attempt is None:
             return worker
     if len(pool) >= workers:
         return None
-    pool.append(_Worker(plan))
+    pool.append(_Worker(make))
     return pool[-1]
 
 
-def _next_attempt(tasks: Iterator[ShardTask]) -> _Attempt | None:
+def _next_attempt(tasks: Iterator[Task]) -> _Attempt | None:
     task = next(tasks, None)
     return _Attempt(task, 1) if task else None
 
 
-def _serve(connection: Connection, plan: ShardPlan) -> None:
-    """Make shards until the parent hangs up; say what happens after every picture."""
+def _serve(connection: Connection, make: MakeShard) -> None:
+    """Make shards until the parent hangs up; say what happens after every input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides how a run ends
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     follow_parent()  # a killed run leaves nobody writing
-    cv2.setNumThreads(1)  # one process per CPU is all the parallelism there is
 
     def say(source: str, tally: Tally) -> None:
-        counts = (tally.pictures, tally.samples, tally.events, len(tally.failures))
+        counts = (tally.inputs, tally.samples, tally.events, len(tally.failures))
         connection.send((source, counts))
 
     while True:
@@ -198,7 +207,7 @@ def _serve(connection: Connection, plan: ShardPlan) -> None:
         except EOFError:
             return
         try:
-            connection.send(make_shard(task, plan, say))
+            connection.send(make(task, say))
         except EzsrError as error:
             connection.send(type(error)(str(error)))
         except OSError as error:

@@ -1,0 +1,1 @@
+"""Formats: what recordings look like on disk, one file a format, bytes to columns."""

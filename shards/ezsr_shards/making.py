@@ -1,0 +1,397 @@
+"""Making: a shard set from its tasks, whatever they are made of, resumable at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ezsr_shards.backends import Done, Lost, MakeShard, Task, run_local
+from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError, check_number
+from ezsr_shards.progress import Counts, Progress
+from ezsr_shards.shard import PART_SUFFIX
+from ezsr_shards.shardset import (
+    CLASSES_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    ORIGINS,
+    ShardClass,
+    ShardRecord,
+    count_reasons,
+    find_shards,
+    hash_config,
+    list_reasons,
+    read_json,
+    shard_name,
+    write_classes,
+    write_index,
+    write_json,
+)
+
+RUNS_FILE, LOCK_FILE = "runs.jsonl", ".lock"
+_JUDGE_AFTER = 1000
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the work is done; nothing here changes a byte of the shards."""
+
+    workers: int = 0
+    """Worker processes; 0: as many as the CPUs that this process may use."""
+    max_failures: float = 0.01
+    """Share of pictures that may give no sample before the run ends with an error."""
+    overwrite: bool = False
+    """Delete the shard set in OUT and start anew."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        check_number("workers", self.workers, 0, 4096)
+        check_number("max_failures", self.max_failures, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a shard set holds after a run, and what this run did.
+
+    shards, pictures, samples, events, size_bytes  of the whole set
+    failures   reason -> count, of the whole set
+    made       shards made by this run; the others were complete before
+    seconds    wall time of this run
+    """
+
+    shards: int
+    pictures: int
+    samples: int
+    events: int
+    size_bytes: int
+    failures: dict[str, int] = field(default_factory=dict)
+    made: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """A shard set that is to be made.
+
+    folder, name    where its shards go, and the first part of their file names
+    facts           `config.json`: what decides the bytes, with its hash, and where it came from
+    shards, inputs  how many there are; inputs is None where only reading them can tell
+    classes, split  of the set
+    noun            what the inputs are called, in the plural
+    views           samples that each input should give
+    """
+
+    folder: Path
+    name: str
+    facts: Mapping[str, Any]
+    shards: int
+    inputs: int | None
+    classes: tuple[ShardClass, ...]
+    split: str | None
+    noun: str = "pictures"
+    views: int = 1
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of what decides the bytes."""
+        return str(self.facts["config_hash"])
+
+
+def make_set(
+    plan: SetPlan,
+    tasks: Iterator[Task],
+    make: MakeShard,
+    run: RunOptions,
+    warm_up: Callable[[], None] = lambda: None,
+) -> RunReport:
+    """Make what shards are missing, and close the set; what is complete already is kept.
+
+    `warm_up` is called once before any worker starts. Raises OutputError before any work;
+    RunError if too many inputs failed or a shard was lost. Whatever was complete stays, and the
+    same call continues.
+    """
+    started = time.time()
+    try:
+        with _locked(plan.folder):
+            _prepare(plan, run.overwrite)
+            _clear_parts(plan.folder, plan.name)
+            records = _complete_records(plan)
+            made = plan.shards - len(records)
+            missing = (task for task in tasks if task.index not in records)
+            try:
+                if made:
+                    warm_up()
+                    _make_missing(missing, records, plan, make, run)
+            finally:
+                _clear_parts(plan.folder, plan.name)
+            report = _close(plan, records, run)
+            report = replace(report, made=made, seconds=time.time() - started)
+            if made:
+                _log_run(plan.folder, started, report, run.workers or available_cpus())
+    except OSError as error:
+        raise RunError(
+            f"OUT {plan.folder}: cannot be written ({error.strerror or error}); mend this and run "
+            f"the same command again to continue"
+        ) from error
+    return report
+
+
+def check_set_name(name: str) -> None:
+    """Raise ConfigError unless `name` can begin the file names of shards."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise ConfigError(f"name {name!r}: use 1 to 40 letters, digits, '_' or '-'")
+
+
+def describe_set(deciding: Mapping[str, Any], origin_name: str, origin: str) -> dict[str, Any]:
+    """Return `config.json`: what decides the bytes, its hash, and where the inputs are."""
+    facts: dict[str, Any] = json.loads(json.dumps(deciding))
+    where = os.path.abspath(origin) if os.path.exists(origin) else origin
+    return {**facts, "config_hash": hash_config(facts), origin_name: where}
+
+
+def available_cpus() -> int:
+    """Return how many CPUs this process may use: its affinity, and its cgroup's share."""
+    try:
+        allowed = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        allowed = os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return allowed
+
+
+def _make_missing(
+    missing: Iterator[Task],
+    records: dict[int, ShardRecord],
+    plan: SetPlan,
+    make: MakeShard,
+    run: RunOptions,
+) -> None:
+    """Make the missing shards into `records`; raise RunError if some were lost."""
+    lost: list[Lost] = []
+    workers = min(run.workers or available_cpus(), plan.shards - len(records))
+    with (
+        Progress(plan.inputs, plan.noun, records) as progress,
+        closing(run_local(missing, make, workers)) as outcomes,
+    ):
+        for outcome in outcomes:
+            progress.show(outcome)
+            if isinstance(outcome, Done):
+                records[outcome.index] = outcome.record
+            elif isinstance(outcome, Lost):
+                lost.append(outcome)
+            _stop_if_hopeless(progress.counts, plan, run)
+    if lost:
+        names = ", ".join(shard_name(plan.name, loss.index) for loss in lost[:5])
+        raise RunError(
+            f"{len(lost)} of {plan.shards} shards could not be made ({names}): {lost[0].why}; "
+            f"the others are complete, run the same command again to retry"
+        )
+
+
+def _stop_if_hopeless(counts: Counts, plan: SetPlan, run: RunOptions) -> None:
+    """Raise RunError as soon as a large run cannot stay under its limit of failures any more.
+
+    Small sets are finished first, so that all their failures are listed at once.
+    """
+    if plan.inputs is None or counts.inputs < _JUDGE_AFTER:
+        return
+    missing = counts.inputs * plan.views - counts.samples
+    if missing > run.max_failures * plan.inputs * plan.views:
+        raise RunError(
+            f"stopped after {counts.inputs} of {plan.inputs} {plan.noun}: {missing} samples "
+            f"could not be made, over --max-failures {run.max_failures:.1%}; see 'failures' in the "
+            f"shards' .json, then run again with a larger --max-failures to continue"
+        )
+
+
+def _close(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> RunReport:
+    """Judge the failures, then write classes and index; return the whole set's counts."""
+    if len(records) != plan.shards:
+        raise RunError(
+            f"{plan.shards - len(records)} of {plan.shards} shards are missing; run the same "
+            f"command again to continue"
+        )
+    ordered = [records[index] for index in sorted(records)]
+    failures = count_reasons([failure for record in ordered for failure in record.failures])
+    inputs = sum(record.pictures for record in ordered)
+    samples = sum(record.samples for record in ordered)
+    reasons = list_reasons(failures)
+    if samples == 0:
+        raise RunError(f"none of the {inputs} {plan.noun} gave a sample ({reasons})")
+    wanted = inputs * plan.views
+    share = 1 - samples / wanted
+    if share > run.max_failures:
+        raise RunError(
+            f"{wanted - samples} of {wanted} samples ({share:.1%}) could not "
+            f"be made, over --max-failures {run.max_failures:.1%}: {reasons}; see 'failures' in "
+            f"{plan.folder}/*.json, then mend the {plan.noun} and use --overwrite, or accept the "
+            f"loss with --max-failures {_round_up(share)}"
+        )
+    write_classes(plan.folder, _all_classes(plan, ordered), plan.split)
+    write_index(plan.folder, ordered)
+    return RunReport(
+        shards=len(ordered),
+        pictures=inputs,
+        samples=samples,
+        events=sum(record.events for record in ordered),
+        size_bytes=sum(record.size_bytes for record in ordered),
+        failures=failures,
+    )
+
+
+def _round_up(share: float) -> float:
+    return min(1.0, int(share * 100 + 1) / 100)
+
+
+def _all_classes(plan: SetPlan, records: list[ShardRecord]) -> list[ShardClass]:
+    """Return the classes of the plan, and the labels that came in tars without a name."""
+    named = {entry.index: entry for entry in plan.classes}
+    seen = {int(label) for record in records for label in record.labels}
+    unnamed = {label: ShardClass(label, str(label)) for label in seen - named.keys()}
+    return [entry for _, entry in sorted((named | unnamed).items())]
+
+
+def make_output_folder(out: str | Path) -> Path:
+    """Return the folder of a shard set, made if missing; refuse what cannot be written to."""
+    if not str(out):
+        raise ConfigError("OUT is empty: name a folder for the shards")
+    if "://" in str(out):
+        raise ConfigError(f"OUT {out}: object stores are not supported yet; give a local folder")
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"OUT {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"OUT {folder}: not writable; give a folder that you own")
+    return folder
+
+
+def _prepare(plan: SetPlan, overwrite: bool) -> None:
+    """Make the folder ready; raise OutputError where what lies there is not this run's."""
+    folder, facts = plan.folder, plan.facts
+    path = folder / CONFIG_FILE
+    there = _read_own_config(path)
+    if there and overwrite:
+        _delete_set(folder, str(there["name"]))
+    elif there and there["config_hash"] != facts["config_hash"]:
+        raise OutputError(
+            f"OUT {folder}: holds shards of another configuration "
+            f"({_difference(there, facts)}); give another folder, or --overwrite to start anew"
+        )
+    elif there and (moved := [name for name in ORIGINS if there.get(name) != facts.get(name)]):
+        name = moved[0]
+        raise OutputError(
+            f"OUT {folder}: was made from {there.get(name)}, now {name.upper()} is "
+            f"{facts.get(name)}; give another folder, or correct {name!r} in {path} if the "
+            f"{plan.noun} were moved"
+        )
+    elif there:
+        return
+    foreign = [*find_shards(folder, plan.name, ".tar"), folder / INDEX_FILE, folder / CLASSES_FILE]
+    for file in foreign:
+        if file.exists():
+            raise OutputError(
+                f"OUT {folder}: holds {file.name} but no {CONFIG_FILE} of this program, so it is "
+                f"not ours to replace; give another folder"
+            )
+    write_json(path, facts)
+
+
+def _read_own_config(path: Path) -> dict[str, Any] | None:
+    """Return the set's configuration, None where there is none; refuse what is not ours."""
+    if not path.exists():
+        return None
+    try:
+        facts = read_json(path)
+    except ShardError:
+        facts = {}
+    if not isinstance(facts.get("config_hash"), str) or not isinstance(facts.get("name"), str):
+        raise OutputError(
+            f"OUT {path.parent}: its {CONFIG_FILE} is damaged or another program's; give another "
+            f"folder, or delete that file and the shards beside it"
+        )
+    return facts
+
+
+def _delete_set(folder: Path, name: str) -> None:
+    """Delete exactly the files of a shard set, its configuration last."""
+    for file in (*find_shards(folder, name, ".json"), *find_shards(folder, name, ".tar")):
+        file.unlink()
+    for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE):
+        (folder / other).unlink(missing_ok=True)
+    (folder / CONFIG_FILE).unlink()
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
+    """Name the first setting that differs, with both values."""
+    for key in sorted(set(there) | set(now)):
+        before, after = there.get(key), now.get(key)
+        if before == after or key in ("config_hash", "listing", *ORIGINS):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            return _difference(
+                before, after, "" if key in ("synthesis", "import") else f"{prefix}{key}."
+            )
+        return f"{prefix}{key} was {before}, now {after}"
+    return "as many inputs, but others, or other classes"
+
+
+def _complete_records(plan: SetPlan) -> dict[int, ShardRecord]:
+    """Return the records of shards that need not be made: same configuration, tar in place."""
+    records = {}
+    for path in find_shards(plan.folder, plan.name, ".json"):
+        try:
+            record = ShardRecord.read(path)
+        except ShardError:  # a damaged record: the shard is made again
+            continue
+        tar = path.with_suffix(".tar")
+        whole = tar.is_file() and tar.stat().st_size == record.size_bytes
+        if whole and record.config_hash == plan.config_hash:
+            records[int(path.stem[len(plan.name) + 1 :])] = record
+    return records
+
+
+def _log_run(folder: Path, started: float, report: RunReport, workers: int) -> None:
+    facts = {"started": round(started), "workers": workers, **asdict(report)}
+    with open(folder / RUNS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps(facts, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for one run; the lock goes when the process does, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on Windows
+        yield
+        return
+    with open(folder / LOCK_FILE, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"OUT {folder}: another run is writing here; wait for it, or give another folder"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+def _clear_parts(folder: Path, name: str) -> None:
+    """Delete what killed workers left unfinished, and nothing of anybody else's."""
+    ours = re.compile(
+        rf"\.({re.escape(name)}-\d{{6,}}|config|index|classes)\.(tar|json)\.\d+\.part"
+    )
+    for part in folder.glob(f".*{PART_SUFFIX}"):
+        if ours.fullmatch(part.name):
+            part.unlink(missing_ok=True)

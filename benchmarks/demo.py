@@ -1,4 +1,4 @@
-"""The whole way on the toy world: pictures, shards, embeddings, training, zero-shot accuracy.
+"""The whole way on the toy world: pictures, shards, training, zero-shot accuracy, heat map.
 
     python benchmarks/demo.py FOLDER [--pictures N] [--steps N]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ def commands(folder: str, pictures: int, steps: int) -> list[str]:
     unseen = max(pictures // UNSEEN_SHARE, 10)
     train = f"ezsr-train {folder}/shards --val {folder}/unseen --out {folder}/run"
     every = max(steps // 4, 1)
+    encoder = f"--checkpoint {folder}/run/encoder.safetensors"
     return [
         f"ezsr-synth toy:{pictures} {folder}/shards --max-events 20000 --overwrite",
         f"ezsr-synth toy:{unseen}:unseen {folder}/unseen --max-events 20000 --overwrite",
@@ -32,6 +34,10 @@ def commands(folder: str, pictures: int, steps: int) -> list[str]:
         f"ezsr-embed {folder}/shards",
         f"{train} --optim.steps {steps} --optim.batch 64 --log.every {every} "
         f"--log.eval-every {every} --log.save-every {every}",
+        f"ezsr-eval {folder}/unseen {encoder} --ceiling --out {folder}/evaluation --overwrite",
+        f"ezsr-synth toy:4:pairs {folder}/pairs --size 448x448 --max-events 40000 --overwrite",
+        f"ezsr-heatmap {folder}/pairs {encoder} --sample 1 --slice-events 40000 "
+        f"--text 'a dotted square' --text 'a zigzag heart' --out {folder}/heatmap.png",
     ]
 
 
@@ -46,11 +52,12 @@ def main() -> None:
     shutil.rmtree(options.folder / "run", ignore_errors=True)
     for command in commands(str(options.folder), options.pictures, options.steps):
         print(f"$ {command}", flush=True)
-        program, *arguments = command.split()
+        program, *arguments = shlex.split(command)
         done = subprocess.run([Path(sys.executable).parent / program, *arguments])
         if done.returncode:
             raise SystemExit(done.returncode)
     trained = json.loads((options.folder / "run" / "summary.json").read_text())
+    scored = json.loads((options.folder / "evaluation" / "report.json").read_text())
     summary = {
         "zero_shot_top1_events_unseen": trained["zero_shot_top1_events"],
         "zero_shot_top1_events_unseen_95": [
@@ -60,6 +67,7 @@ def main() -> None:
         "teacher_top1_rgb_unseen": trained["teacher_top1_rgb"],
         "chance": trained["chance"],
         "samples_unseen": trained["eval_samples"],
+        "zero_shot_top5_events_unseen": scored["top5"],
         "seconds": round(time.perf_counter() - started, 1),
     }
     (options.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

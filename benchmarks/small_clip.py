@@ -24,8 +24,9 @@ from ezsr_synth.sources import SourceOptions, list_pictures
 from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip
 from ezsr_train.config import OptimConfig
 from ezsr_train.optimize import learning_rate, make_optimizer, set_learning_rate
+from ezsr_train.templates import PLAIN
 from ezsr_train.tower import normalize
-from ezsr_train.zeroshot import TEMPLATES, count_hits, embed_classes
+from ezsr_train.zeroshot import count_hits, embed_classes
 
 
 def load_pictures(images: str, size_px: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -100,8 +101,8 @@ def main() -> None:
     for step in range(options.steps):
         set_learning_rate(optimiser, learning_rate(step, schedule))
         chosen = torch.randint(held_back, len(pictures), (options.batch,), generator=generator)
-        template = TEMPLATES[int(torch.randint(len(TEMPLATES), (1,), generator=generator))]
-        prompts = [template.format(text) for text in names + words]
+        template = PLAIN[int(torch.randint(len(PLAIN), (1,), generator=generator))]
+        prompts = [template.replace("{}", text) for text in names + words]
         texts = clip.encode_text(tokenizer(prompts), normalize=True)
         inputs = normalize(augment(pictures[chosen], options.flip, generator), architecture.tower)
         with torch.autocast("cpu", torch.bfloat16):

@@ -22,7 +22,7 @@ import torch
 from machine import ROOT, write_result
 
 from ezsr_train.batches import Batch
-from ezsr_train.config import OptimConfig, TrainConfig
+from ezsr_train.config import InputConfig, OptimConfig, TrainConfig
 from ezsr_train.encoder import EventEncoder
 from ezsr_train.monitor import count_flops, peak_flops
 from ezsr_train.ranks import Ranks, join_ranks
@@ -59,7 +59,7 @@ def seconds(work: Any, device: torch.device) -> float:
 
 def measure(spec: TowerSpec, config: TrainConfig, ranks: Ranks) -> dict[str, float]:
     """Return samples/s, the share of the event images, and on GPUs MFU and memory."""
-    student = EventEncoder(build_tower(spec, "tower"), spec, "histogram")
+    student = EventEncoder(build_tower(spec, "tower"), spec, InputConfig())
     flops = 3 * count_flops(student.visual, spec)
     learner = make_learner(student, config, ranks)
     samples = config.optim.batch

@@ -49,8 +49,8 @@ def real_data() -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small toy shards, `shards`, and an untrained CLIP of 32 px, `clip.safetensors`."""
     torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
-    from ezsr_synth.config import SensorSize, SynthConfig
     from ezsr_shards.making import RunOptions
+    from ezsr_synth.config import SensorSize, SynthConfig
     from ezsr_synth.run import synthesize
     from ezsr_synth.sources import SourceOptions
     from ezsr_train.clip_file import ClipArchitecture, build_clip, save_clip

@@ -11,10 +11,10 @@ from conftest import smooth_picture, write_picture
 from PIL import Image
 from test_decode import encode, huge_png
 
+from ezsr_shards.making import RunOptions
 from ezsr_shards.shardset import read_records
 from ezsr_shards.verify import iterate_samples, verify
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_shards.making import RunOptions
 from ezsr_synth.run import synthesize
 
 

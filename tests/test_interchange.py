@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ezsr_shards.making import RunOptions
 from ezsr_shards.verify import iterate_samples
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_shards.making import RunOptions
 from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
 

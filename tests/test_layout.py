@@ -21,9 +21,11 @@ INSIDE_SHARDS = [
 ]
 INSIDE_SYNTH = ["cli", "estimate", "run", "work", "simulate", "kernels"]
 INSIDE_TRAIN = [
-    *("cli", "loop", "checkpoint", "evaluate", "step", "monitor", "encoder"),
-    *("batches", "teacher_cache", "teacher", "clip_file", "tower"),
-    *("prepare", "representation", "shard_files", "order", "config"),
+    *("cli_evaluate", "cli", "loop", "heatmap", "recognition", "report", "export", "classify"),
+    *("texts", "knn", "checkpoint", "evaluate", "zeroshot", "templates", "step", "monitor"),
+    *("encoder", "released", "dense", "batches", "teacher_cache", "teacher", "clip_file", "tower"),
+    *("prepare", "representation", "recording_files", "shard_files", "recording", "order"),
+    "config",
 ]
 
 

@@ -83,7 +83,7 @@ def test_open_clip_models_load_with_local_weights(name: str, models: Path) -> No
 @pytest.mark.parametrize("name", ["tiny", "tiny-quickgelu", "tiny-eva"])
 def test_an_exported_encoder_comes_back_whole(name: str, models: Path, tmp_path: Path) -> None:
     teacher = load_teacher(name, str(models / f"{name}.pt"), CPU)
-    student = make_student(teacher, "polarity", None).eval()
+    student = make_student(teacher, InputConfig(representation="polarity"), None).eval()
     told = InputConfig(representation="polarity", slice_events=99, geometry="crop")
     facts = EncoderFacts(student.spec, told, name, "somewhere.pt", teacher.sha256)
     save_encoder(tmp_path / "e.safetensors", student.visual.state_dict(), facts)
@@ -216,4 +216,4 @@ def test_the_toy_clip_names_what_it_sees() -> None:
     embeddings = teacher.embed_pictures(torch.from_numpy(drawn).permute(0, 3, 1, 2))
     labels = torch.tensor([toy_label(n, "unseen") for n in range(150)])
     texts = embed_classes(teacher.clip, teacher.tokenizer, CLASS_NAMES)
-    assert count_hits(embeddings, labels, texts).top1 > 0.9
+    assert count_hits(embeddings, labels, texts).share > 0.9

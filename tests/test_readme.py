@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, smooth_picture, write_picture
+from test_import import write_aer40
 from test_sources import img2dataset_members, write_tar
 
 README = (ROOT / "README.md").read_text()
@@ -44,6 +45,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cc12m").mkdir()
     for name in ("cc12m/00000", "cc12m/00001", "more"):
         write_tar(folder / f"{name}.tar", img2dataset_members(2))
+    for n in range(4):
+        write_aer40(folder / "N-MNIST" / "Test" / str(n) / f"{n:05d}.bin", n)
     (folder / "config.yaml").write_text(next(text for kind, text in BLOCKS if kind == "yaml"))
     return folder
 
@@ -87,7 +90,7 @@ def test_make_demo_does_what_the_readme_prints(tmp_path: Path) -> None:
     said = run(["make", "-C", str(ROOT), "--no-print-directory", "demo", *variables], tmp_path)
     expected = README.partition("$ make demo\n")[2].partition("$ make test")[0]
     assert pattern(said, tmp_path) == pattern(expected, tmp_path)
-    for name in ("sheet.png", "sample.gif"):
+    for name in ("sheet.png", "sample.gif", "heatmap.png", "evaluation/confusion.png"):
         assert (tmp_path / "demo" / name).stat().st_size > 10_000
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert summary["samples_unseen"] == 15
@@ -119,8 +122,10 @@ def test_named_files_exist() -> None:
 def test_options_of_commands_that_need_a_gpu_are_known() -> None:
     pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
     from ezsr_train.cli import build_embed_parser, build_parser
+    from ezsr_train.cli_evaluate import build_eval_parser
 
-    (text,) = [text for kind, text in BLOCKS if kind == "text" and "torchrun" in text]
+    text, score = (text for kind, text in BLOCKS if kind == "text" and "ezsr" in text)
+    build_eval_parser().parse_args(shlex.split(score)[1:])
     embed, train = text.replace("\\\n", " ").splitlines()
     build_embed_parser().parse_args(shlex.split(embed)[1:])
     words = shlex.split(train)

@@ -107,7 +107,7 @@ def test_accumulation_gives_the_same_gradient(world: Path) -> None:
     for parts in (1, 2, 8):
         optim = OptimConfig(batch=8, accumulate=parts, lr=0.0, clip_norm=1e6)
         told = config(world, optim=optim)
-        learner = make_learner(make_student(teacher, "histogram", None), told, ALONE)
+        learner = make_learner(make_student(teacher, InputConfig(), None), told, ALONE)
         shards = open_shard_set(world / "shards")
         options = ReadOptions(told.input, 32, 32)
         batch = next(training_batches(shards, options, told, ALONE, 0))
@@ -301,7 +301,7 @@ def test_a_constant_run_can_be_prolonged_and_cooled_down(world: Path, tmp_path: 
 def test_batch_statistics_count_every_sample_once(world: Path) -> None:
     teacher = load_teacher("toy", None, ALONE.device)
     told = config(world, model="toy", optim=OptimConfig(batch=8, accumulate=4))
-    learner = make_learner(make_student(teacher, "histogram", None), told, ALONE)
+    learner = make_learner(make_student(teacher, InputConfig(), None), told, ALONE)
     norm = learner.student.visual.bn1
     tracked, mean = int(norm.num_batches_tracked), norm.running_mean.clone()
     shards = open_shard_set(world / "shards")
@@ -481,7 +481,7 @@ def test_a_tower_with_dropout_resumes_and_accumulates_exactly(world: Path, tmp_p
     shards = open_shard_set(world / "shards")
     optim = OptimConfig(batch=8, accumulate=2, lr=0.0, clip_norm=1e6)
     told = dropping(world, tmp_path, optim=optim, loss=LossConfig(scalar=0, infonce=0, cosine=1))
-    student = make_student(teacher, "histogram", told.student)
+    student = make_student(teacher, InputConfig(), told.student)
     learner = make_learner(student, told, ALONE)
     batch = next(training_batches(shards, ReadOptions(told.input, 32, 32), told, ALONE, 0))
     targets = teacher.embed_pictures(batch.pictures)
@@ -536,7 +536,7 @@ def test_schedules() -> None:
 
 def test_lower_layers_learn_more_slowly(world: Path) -> None:
     teacher = load_teacher(str(world / "clip.safetensors"), None, ALONE.device)
-    tower = make_student(teacher, "histogram", None).visual
+    tower = make_student(teacher, InputConfig(), None).visual
     optimizer = make_optimizer(tower, OptimConfig(layer_decay=0.5, weight_decay=0.1))
     shares = {}
     for group in optimizer.param_groups:
@@ -642,7 +642,7 @@ def test_checkpoints_survive_a_round_trip(world: Path, tmp_path: Path) -> None:
     )
     shards = open_shard_set(world / "shards")
     options = ReadOptions(told.input, 32, 32)
-    learners = [make_learner(make_student(teacher, "histogram", None), told, ALONE) for _ in "ab"]
+    learners = [make_learner(make_student(teacher, InputConfig(), None), told, ALONE) for _ in "ab"]
     for step, batch in enumerate(islice(training_batches(shards, options, told, ALONE, 0), 3)):
         take_step(learners[0], batch, teacher.embed_pictures(batch.pictures), told, ALONE, step)
     skipped = [Skipped("a.tar", "cut"), Skipped("a.tar", "cut"), Skipped("b.tar", "empty")]

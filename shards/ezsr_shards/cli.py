@@ -1,4 +1,4 @@
-"""ezsr-shards: look at shard sets and check them."""
+"""ezsr-shards: look at shard sets, check them, and make them of recordings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ from ezsr_shards.command import (
     say,
     use_hyphens,
 )
+from ezsr_shards.datasets import DATA_SETS
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
 from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError, ShardError
+from ezsr_shards.formats.raw import Convention
+from ezsr_shards.importer import ImportOptions, import_recordings
+from ezsr_shards.making import RunOptions, summarize
 from ezsr_shards.sample import Sample, decode_jpeg
 from ezsr_shards.shardset import (
     count_reasons,
@@ -50,7 +54,9 @@ class ViewOptions:
 def build_parser() -> ArgumentParser:
     """Return the parser with its subcommands."""
     parser = ArgumentParser(
-        prog="ezsr-shards", description="Look at shard sets and check them.", exit_on_error=False
+        prog="ezsr-shards",
+        description="Look at shard sets, check them, and make them of recordings.",
+        exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
     for command, text in (
@@ -59,20 +65,49 @@ def build_parser() -> ArgumentParser:
         ("view", "draw a contact sheet (PNG), or one sample moving (GIF)"),
     ):
         one = ArgumentParser(description=text, exit_on_error=False)
-        one.add_argument("folder", metavar="OUT", type=str, help="folder that ezsr-synth wrote")
+        one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
         if command == "view":
             one.add_class_arguments(ViewOptions, None)
         commands.add_subcommand(command, use_hyphens(one), help=text)
+    commands.add_subcommand("import", use_hyphens(_import_parser()), help=_IMPORT_TEXT)
     return parser
 
 
+def _import_parser() -> ArgumentParser:
+    one = ArgumentParser(description=_IMPORT_TEXT, exit_on_error=False)
+    one.add_argument("--format", type=str, required=True, help=", ".join(DATA_SETS))
+    one.add_argument("root", metavar="ROOT", type=str, help="folder of the recordings")
+    one.add_argument("out", metavar="OUT", type=str, help="folder for the shards; rerun to go on")
+    one.add_class_arguments(ImportOptions, None, skip={"convention", "allow_pickle"})
+    one.add_class_arguments(RunOptions, None, skip={"overwrite"})
+    for flag, text in _IMPORT_FLAGS.items():
+        one.add_argument(f"--{flag}", action="store_true", help=text)
+    return one
+
+
+_IMPORT_TEXT = "turn recordings of real event cameras into a shard set"
+_IMPORT_FLAGS = {
+    "swap_xy": "exchange x and y, where a recording's convention differs from the default",
+    "flip_x": "mirror left and right",
+    "flip_y": "mirror top and bottom",
+    "invert_polarity": "exchange ON and OFF",
+    "allow_pickle": "read data sets saved as pickles, by a reader that knows numpy arrays only",
+    "overwrite": "delete the shard set in OUT and start anew",
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; return 0, 1 (a check failed) or 2 (bad usage)."""
+    """Run a subcommand; return 0, 1 (a check or a run failed), 2 (bad usage) or 130."""
     try:
         options = parse_arguments(build_parser(), argv)
         if options.command is None:
-            raise ConfigError("give a command: info, verify or view (see ezsr-shards --help)")
+            raise ConfigError(
+                "give a command: info, verify, view or import (see ezsr-shards --help)"
+            )
         arguments = options[options.command]
+        if options.command == "import":
+            say(_import(arguments))
+            return 0
         command = {"info": _info, "verify": _verify, "view": _view}[options.command]
         say(command(Path(arguments.folder), arguments))
         return 0
@@ -86,6 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+def _import(options: Any) -> str:
+    names = ("split", "list", "size", "shard_size", "allow_pickle")
+    axes = ("swap_xy", "flip_x", "flip_y", "invert_polarity")
+    convention = Convention(**{name: options[name] for name in axes})
+    chosen = ImportOptions(**{name: options[name] for name in names}, convention=convention)
+    run = RunOptions(options.workers, options.max_failures, options.overwrite)
+    report = import_recordings(options.format, options.root, options.out, chosen, run)
+    return summarize(report, options.out, "recordings")
+
+
 def _info(folder: Path, options: Any) -> str:
     return describe(folder)
 
@@ -97,10 +142,11 @@ def describe(folder: Path) -> str:
     samples = sum(record.samples for record in records)
     events = sum(record.events for record in records)
     on = sum(record.on_events for record in records)
+    synthesis = config.get("synthesis", {})
     failures = count_reasons([failure for record in records for failure in record.failures])
     lines = [
         ("shards", f"{len(records)} of {config.get('shards')} complete"),
-        ("pictures", str(sum(record.pictures for record in records))),
+        ("pictures" if synthesis else "recordings", str(sum(r.pictures for r in records))),
         ("samples", str(samples)),
         ("events", f"{events}, {events / max(samples, 1):.0f} a sample"),
         ("ON share", f"{on / max(events, 1):.1%}"),
@@ -114,10 +160,15 @@ def describe(folder: Path) -> str:
         lines.append(("split", split or "not named"))
     except ShardError:
         lines.append(("classes", "not written yet: the run did not end"))
-    synthesis = config.get("synthesis", {})
-    lines.append(("sensor", f"{synthesis.get('size')}, fit {synthesis.get('fit')}"))
-    lines.append(("seed", str(synthesis.get("seed"))))
-    return "\n".join(f"{name:10}{value}" for name, value in lines)
+    if synthesis:
+        lines.append(("sensor", f"{synthesis.get('size')}, fit {synthesis.get('fit')}"))
+        lines.append(("seed", str(synthesis.get("seed"))))
+    else:
+        how = config.get("import", {})
+        turned = [name for name in Convention.__dataclass_fields__ if how.get(name)]
+        lines.append(("format", f"{how.get('format')}, sensor {how.get('size') or 'as told'}"))
+        lines.append(("turned", ", ".join(turned) or "nothing"))
+    return "\n".join(f"{name:12}{value}" for name, value in lines)
 
 
 def _verify(folder: Path, options: Any) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from ezsr_shards.backends import Done, Lost, MakeShard, Task, run_local
+from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError, check_number
 from ezsr_shards.progress import Counts, Progress
 from ezsr_shards.shard import PART_SUFFIX
@@ -36,6 +39,7 @@ from ezsr_shards.shardset import (
 
 RUNS_FILE, LOCK_FILE = "runs.jsonl", ".lock"
 _JUDGE_AFTER = 1000
+_AUTO_SHARDS, _AUTO_LEAST, _AUTO_MOST = 64, 25, 1000
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,39 @@ def describe_set(deciding: Mapping[str, Any], origin_name: str, origin: str) -> 
     facts: dict[str, Any] = json.loads(json.dumps(deciding))
     where = os.path.abspath(origin) if os.path.exists(origin) else origin
     return {**facts, "config_hash": hash_config(facts), origin_name: where}
+
+
+def summarize(report: RunReport, out: str, noun: str = "pictures") -> str:
+    """Return what a run did, in a few lines."""
+    failed = sum(report.failures.values())
+    lines = [
+        f"{report.samples} samples with {report.events / 1e6:.1f} M events from {report.pictures} "
+        f"{noun}, in {report.shards} shards ({format_bytes(report.size_bytes)})"
+    ]
+    if report.made:
+        lines.append(f"{report.made} shards made in {report.seconds:.1f} s")
+    else:
+        lines.append("nothing to do: every shard was complete")
+    if failed:
+        reasons = list_reasons(report.failures)
+        lines.append(f"{failed} gave no sample ({reasons}); see 'failures' in {out}/*.json")
+    lines.append(f"check them: ezsr-shards verify {out}    look: ezsr-shards view {out}")
+    return "\n".join(lines)
+
+
+def choose_shard_size(inputs: int, asked: int) -> int:
+    """Return the inputs per shard: as asked, or enough shards for loaders to share."""
+    return asked or min(max(ceil(inputs / _AUTO_SHARDS), _AUTO_LEAST), _AUTO_MOST)
+
+
+def fingerprint(sources: Iterable[str], classes: Sequence[ShardClass]) -> str:
+    """Return the sha256 of what is listed, in order: equal listings make equal shards."""
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(os.fsencode(source) + b"\0")
+    for entry in classes:
+        digest.update(f"{entry.index}/{entry.folder}/{entry.name}\0".encode(errors="replace"))
+    return digest.hexdigest()
 
 
 def available_cpus() -> int:

@@ -13,14 +13,12 @@ from jsonargparse import ArgumentParser, Namespace
 from ezsr_shards.command import (
     EXIT_INTERRUPTED,
     exit_code_of,
-    format_bytes,
     parse_arguments,
     say,
     use_hyphens,
 )
 from ezsr_shards.errors import ConfigError, EzsrError
-from ezsr_shards.making import RunOptions, RunReport
-from ezsr_shards.shardset import list_reasons
+from ezsr_shards.making import RunOptions, summarize
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.estimate import estimate
 from ezsr_synth.run import synthesize
@@ -76,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(estimate(options.images, config, source, run))
             return 0
         report = synthesize(options.images, options.out, config, source, run, options.name)
-        say(summary(report, options.out))
+        say(summarize(report, options.out))
         return 0
     except EzsrError as error:
         print(f"ezsr-synth: {error}", file=sys.stderr)
@@ -89,24 +87,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
-
-
-def summary(report: RunReport, out: str) -> str:
-    """Return what a run did, in a few lines."""
-    failed = sum(report.failures.values())
-    lines = [
-        f"{report.samples} samples with {report.events / 1e6:.1f} M events from {report.pictures} "
-        f"pictures, in {report.shards} shards ({format_bytes(report.size_bytes)})"
-    ]
-    if report.made:
-        lines.append(f"{report.made} shards made in {report.seconds:.1f} s")
-    else:
-        lines.append("nothing to do: every shard was complete")
-    if failed:
-        reasons = list_reasons(report.failures)
-        lines.append(f"{failed} gave no sample ({reasons}); see 'failures' in {out}/*.json")
-    lines.append(f"check them: ezsr-shards verify {out}    look: ezsr-shards view {out}")
-    return "\n".join(lines)
 
 
 def _take(options: Namespace, kind: type[Any]) -> Any:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ezsr_shards.errors import InputError
+from ezsr_shards.keys import key_of, printable
 from ezsr_synth.decode import EXTENSIONS, MAX_FILE_BYTES, PictureError
-from ezsr_synth.records import ImageRecord, key_of, printable, tidy_caption
+from ezsr_synth.records import ImageRecord, tidy_caption
 
 _MAX_CAPTION_BYTES = 1 << 16
 

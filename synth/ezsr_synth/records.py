@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,10 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.decode import decode_picture
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-_READABLE_PART = 48
-_HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -60,23 +53,6 @@ class ShardTask:
     pictures: Pictures
 
 
-def key_of(source: str) -> str:
-    """Return a key for a source: what is readable of its name, then a hash of all of it."""
-    stem = os.path.splitext(source)[0]
-    readable = _UNSAFE.sub("_", stem)[-_READABLE_PART:].strip("_-")
-    return f"{readable}-{hash_text(source)[:_HASH_DIGITS]}".lstrip("-")
-
-
-def hash_text(text: str) -> str:
-    """Return the sha256 (hex) of a string, also of file names that are no valid Unicode."""
-    return hashlib.sha256(os.fsencode(text)).hexdigest()
-
-
 def tidy_caption(text: str) -> str | None:
     """Return a caption on one line, valid Unicode, or None where nothing is left."""
     return " ".join(text.encode("utf-8", "replace").decode().split()) or None
-
-
-def printable(name: str) -> str:
-    """Return a file name that any JSON reader accepts; bytes that are no Unicode are escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -6,27 +6,26 @@ a time, in the process that makes the shard.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
+from ezsr_shards.classnames import read_classnames, words_of
 from ezsr_shards.errors import ConfigError, InputError
+from ezsr_shards.keys import key_of, mix
+from ezsr_shards.making import choose_shard_size, fingerprint
 from ezsr_shards.shardset import ShardClass
-from ezsr_synth.classnames import read_classnames, words_of
 from ezsr_synth.decode import EXTENSIONS
 from ezsr_synth.files import FilePictures, class_folder, list_folder, read_list
-from ezsr_synth.records import ImageRecord, Pictures, ShardTask, hash_text, key_of
+from ezsr_synth.records import ImageRecord, Pictures, ShardTask
 from ezsr_synth.tars import TarPictures, expand_urls, short_names
-from ezsr_synth.toy import CLASS_NAMES, draw_toy, parse_toy, toy_label
+from ezsr_synth.toy import CLASS_NAMES, PAIRS, draw_pair, draw_toy, parse_toy, toy_label
 
-_AUTO_SHARDS, _AUTO_LEAST, _AUTO_MOST = 64, 25, 1000
+_PAIR_PX = 512  # each shape is as large as it is alone on 256
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def list_pictures(images: str, options: SourceOptions, out: str | None = None) -
         tars = [] if paths else list_folder(images, frozenset([".tar"]), out)
         if tars:
             return _list_tars([os.path.join(images, tar) for tar in tars], names, options)
-        return _list_files(images, _mixed(paths), names, options)
+        return _list_files(images, mix(paths), names, options)
     suffix = Path(images).suffix.lower()
     if os.path.exists(images) and suffix != ".tar":
         paths = read_list(Path(images)) if suffix == ".txt" else [os.path.basename(images)]
@@ -98,15 +97,6 @@ def list_pictures(images: str, options: SourceOptions, out: str | None = None) -
         f"IMAGES {images!r}: no such file or folder; give a picture, a folder, a .txt list, "
         f"tars such as 'data/{{000..123}}.tar', or toy:N"
     )
-
-
-def _mixed(paths: list[str]) -> list[str]:
-    """Put sorted paths into an order that mixes folders, so that no shard holds a single class.
-
-    The order is by hash: it stays when files come or go, and a prefix is a fair sample.
-    """
-    hashes = np.fromiter((int(hash_text(path)[:15], 16) for path in paths), np.int64, len(paths))
-    return [paths[n] for n in np.argsort(hashes, kind="stable")]
 
 
 def _list_files(
@@ -126,7 +116,7 @@ def _list_files(
         raise InputError(f"labels folder: {stray!r} lies in no class folder; use --labels none")
     label_of = {folder: label for label, folder in enumerate(folders)}
     classes = tuple(ShardClass(n, words_of(f, names), f) for n, f in enumerate(folders))
-    size = _shard_size(len(paths), options)
+    size = choose_shard_size(len(paths), options.shard_size)
 
     def pictures_of(index: int) -> FilePictures:
         part = tuple(paths[index * size : (index + 1) * size])
@@ -135,7 +125,7 @@ def _list_files(
 
     shards = ceil(len(paths) / size)
     return Listing(
-        len(paths), shards, size, classes, options.split, _fingerprint(paths, classes), pictures_of
+        len(paths), shards, size, classes, options.split, fingerprint(paths, classes), pictures_of
     )
 
 
@@ -163,7 +153,7 @@ def _list_tars(urls: list[str], names: Mapping[str, str], options: SourceOptions
         return TarPictures(urls[index], shorts[index], names)
 
     return Listing(
-        None, len(urls), None, classes, options.split, _fingerprint(shorts, classes), pictures_of
+        None, len(urls), None, classes, options.split, fingerprint(shorts, classes), pictures_of
     )
 
 
@@ -178,6 +168,9 @@ class ToyPictures:
     def __iter__(self) -> Iterator[ImageRecord]:
         """Yield a record per picture."""
         for index in range(self.start, self.stop):
+            if self.split == PAIRS:
+                yield _pair_record(index)
+                continue
             label = toy_label(index, self.split)
             source = f"toy:{self.split}:{index:08d}"
             yield ImageRecord(
@@ -190,30 +183,21 @@ class ToyPictures:
             )
 
 
+def _pair_record(index: int) -> ImageRecord:
+    source = f"toy:{PAIRS}:{index:08d}"
+    pair = draw_pair(index, _PAIR_PX)
+    return ImageRecord(key_of(source), source, lambda: pair.rgb, caption=pair.caption)
+
+
 def _list_toy(images: str, options: SourceOptions) -> Listing:
     spec = parse_toy(images)
     classes = tuple(ShardClass(label, name) for label, name in enumerate(CLASS_NAMES))
-    size = _shard_size(spec.count, options)
+    size = choose_shard_size(spec.count, options.shard_size)
 
     def pictures_of(index: int) -> ToyPictures:
         return ToyPictures(index * size, min(spec.count, (index + 1) * size), spec.split)
 
-    fingerprint = _fingerprint([f"toy:{spec.count}:{spec.split}"], classes)
+    listed = fingerprint([f"toy:{spec.count}:{spec.split}"], classes)
     shards = ceil(spec.count / size)
     split = options.split or spec.split
-    return Listing(spec.count, shards, size, classes, split, fingerprint, pictures_of)
-
-
-def _shard_size(pictures: int, options: SourceOptions) -> int:
-    """Return the pictures per shard: as asked, or enough shards for loaders to share."""
-    automatic = min(max(ceil(pictures / _AUTO_SHARDS), _AUTO_LEAST), _AUTO_MOST)
-    return options.shard_size or automatic
-
-
-def _fingerprint(sources: Iterable[str], classes: Sequence[ShardClass]) -> str:
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(os.fsencode(source) + b"\0")
-    for entry in classes:
-        digest.update(f"{entry.index}/{entry.folder}/{entry.name}\0".encode(errors="replace"))
-    return digest.hexdigest()
+    return Listing(spec.count, shards, size, classes, split, listed, pictures_of)

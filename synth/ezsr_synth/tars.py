@@ -15,9 +15,10 @@ import fsspec
 from braceexpand import braceexpand
 
 from ezsr_shards.errors import InputError
+from ezsr_shards.keys import key_of, printable
 from ezsr_shards.shard import forget_members, open_tar_stream
 from ezsr_synth.decode import EXTENSIONS, MAX_FILE_BYTES, PictureError
-from ezsr_synth.records import ImageRecord, key_of, printable, tidy_caption
+from ezsr_synth.records import ImageRecord, tidy_caption
 
 _TEXT_FIELDS = ("txt", "json", "cls")
 _MAX_TEXT_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from cmath import rect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, cos, hypot, pi, radians, tau
 from typing import Any
 
@@ -139,6 +139,8 @@ UNSEEN: frozenset[int] = frozenset(
 )
 """Labels held out for ever: diagonals, and so about a quarter of each shape and each texture."""
 
+PAIRS = "pairs"
+"""Not a split but pictures with two shapes each, without a label."""
 _LABELS = {
     "seen": tuple(label for label in range(len(CLASS_NAMES)) if label not in UNSEEN),
     "unseen": tuple(sorted(UNSEEN)),
@@ -148,14 +150,14 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class ToySpec:
-    """How many pictures of the toy world, 1 to 10**9, and of which split: seen, unseen or all."""
+    """How many pictures of the toy world, 1 to 10**9, and which: seen, unseen, all or pairs."""
 
     count: int
     split: str
 
 
 def parse_toy(spec: str) -> ToySpec:
-    """Read 'toy:COUNT' or 'toy:COUNT:SPLIT'; the split is 'seen' unless given.
+    """Read 'toy:COUNT' or 'toy:COUNT:SPLIT'; the split is 'seen' unless given, or pairs.
 
     Raises InputError where the count is not 1 to 10**9 or the split is unknown.
     """
@@ -165,10 +167,10 @@ def parse_toy(spec: str) -> ToySpec:
         raise InputError(
             f"IMAGES {spec!r}: {count!r} is no count from 1 to {_MOST}; write toy:200, say"
         )
-    if colon and split not in _LABELS:
+    if colon and split not in (*_LABELS, PAIRS):
         raise InputError(
-            f"IMAGES {spec!r}: {split!r} is no split; write toy:{count}:seen, toy:{count}:unseen "
-            f"or toy:{count}:all"
+            f"IMAGES {spec!r}: {split!r} is no split; write toy:{count}:seen, toy:{count}:unseen, "
+            f"toy:{count}:all or toy:{count}:pairs"
         )
     return ToySpec(int(count), split or "seen")
 
@@ -218,6 +220,58 @@ def draw_toy(index: int, split: str, size_px: int = 256) -> npt.NDArray[np.uint8
     _paint(linear, look, shape, texture)
     gamma = np.sqrt(np.clip(linear, 0.0, 1.0))  # near enough to sRGB, and quick
     return (gamma * 255.0 + 0.5).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ToyPair:
+    """A picture with two shapes side by side, for asking where something is.
+
+    rgb     uint8 (S, S, 3)
+    labels  of the left and the right shape; they differ in shape
+    boxes   left, top, right, bottom of each shape, in shares of the side
+    """
+
+    rgb: npt.NDArray[np.uint8]
+    labels: tuple[int, int]
+    boxes: tuple[tuple[float, float, float, float], ...]
+
+    @property
+    def caption(self) -> str:
+        """Both class names."""
+        return " and ".join(CLASS_NAMES[label] for label in self.labels)
+
+
+def draw_pair(index: int, size_px: int = 256) -> ToyPair:
+    """Draw pair `index` (from 0): two shapes of half their usual size on one backdrop."""
+    rng = rng_for(0, f"toy/pair/{index}", 0, "picture")
+    whats = rng.choice(len(SHAPES), 2, replace=False).tolist()
+    hows = rng.integers(len(TEXTURES), size=2).tolist()
+    ground = _draw_look(rng, pi)
+    linear = _draw_backdrop(rng, ground, lambda z: np.ones_like(z.real), size_px)
+    boxes = []
+    for middle, what, how in zip((0.26, 0.74), whats, hows, strict=True):
+        look = _draw_look_on(ground, rng, radians(30) if SHAPES[what] == "heart" else pi)
+        center = complex(middle, rng.uniform(0.28, 0.72))
+        look = replace(look, center=center, radius=look.radius / 2, light=ground.light)
+        before = linear.copy()
+        _paint(linear, look, _SHAPES[SHAPES[what]], _TEXTURES[TEXTURES[how]])
+        rows, columns = np.nonzero((linear != before).any(2))
+        box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+        boxes.append(tuple(float(side) / size_px for side in box))
+    gamma = np.sqrt(np.clip(linear, 0.0, 1.0))
+    labels = tuple(what * len(TEXTURES) + how for what, how in zip(whats, hows, strict=True))
+    rgb = (gamma * 255.0 + 0.5).astype(np.uint8)
+    return ToyPair(rgb, labels, tuple(boxes))  # type: ignore[arg-type]
+
+
+def _draw_look_on(ground: _Look, rng: np.random.Generator, most_turn: float) -> _Look:
+    """Draw a look whose tones show on a given ground: its own would have lain in the same band."""
+    lit = float(_LUMA @ ground.colors[0])
+    low, high = next(band for band in _BANDS if band[0] <= lit + 1e-6 and lit <= band[1] + 1e-6)
+    while True:
+        look = _draw_look(rng, most_turn)
+        if low <= float(_LUMA @ look.colors[0]) + 1e-6 <= high + 2e-6:
+            return look
 
 
 def _draw_look(rng: np.random.Generator, most_turn: float) -> _Look:

@@ -16,8 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 from ezsr_shards.errors import RunError, ShardError
 from ezsr_train.config import AugmentConfig, InputConfig, TrainConfig
 from ezsr_train.order import Place, stream_places
-from ezsr_train.prepare import EventSlice, View, cut_slice, draw_view, read_picture
+from ezsr_train.prepare import (
+    MIDDLE_SLICE,
+    EventSlice,
+    SliceRule,
+    View,
+    cut_slice,
+    draw_view,
+    read_picture,
+)
 from ezsr_train.ranks import Ranks
+from ezsr_train.recording import Recording, Recordings
 from ezsr_train.representation import PackedEvents
 from ezsr_train.shard_files import Shard, ShardSet, read_recording
 from ezsr_train.teacher_cache import TeacherCache, start_reading
@@ -33,9 +42,9 @@ class Skipped:
     reason: str
 
     @staticmethod
-    def of(shard: Shard, error: ShardError) -> Skipped:
+    def of(shard: str, error: ShardError) -> Skipped:
         """Return what is counted: the fault without the sample's key and the details."""
-        return Skipped(shard.path.name, str(error).split(": ", 1)[-1].split(" (")[0])
+        return Skipped(shard, str(error).split(": ", 1)[-1].split(" (")[0])
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,17 @@ class ReadOptions:
     picture_px: int | None
     """None leaves pictures unread."""
     cache: TeacherCache | None = None
+    rule: SliceRule = MIDDLE_SLICE
+
+    @property
+    def with_picture(self) -> bool:
+        """Whether the pictures are decoded."""
+        return self.cache is None and self.picture_px is not None
 
 
 @dataclass(frozen=True)
 class Item:
-    """One sample, prepared."""
+    """One slice of a recording, prepared."""
 
     events: EventSlice
     picture: npt.NDArray[np.uint8] | None
@@ -106,21 +121,19 @@ def training_batches(
 
 
 def evaluation_batches(
-    shards: ShardSet, options: ReadOptions, ranks: Ranks, batch: int, workers: int = 0
+    recordings: Recordings, options: ReadOptions, ranks: Ranks, batch: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """Return this rank's share of all samples, each once, without randomness.
+    """Return this rank's share of all recordings, each once, `batch` of them at a time.
 
-    Broken samples are left out, and named in `skipped`.
+    `options.rule` says which slices of a recording; those of one follow each other. Broken
+    recordings are left out, and named in `skipped`.
     """
-    places = [Place(0, s, i) for s, size in enumerate(shards.sizes) for i in range(size)]
-    mine = places[ranks.rank :: ranks.count]
-    batches = iter([mine[n : n + batch] for n in range(0, len(mine), batch)])
-    return _load(EvaluationSamples(shards, options), batches, workers)
+    mine = range(ranks.rank, len(recordings), ranks.count)
+    batches = iter([list(mine[n : n + batch]) for n in range(0, len(mine), batch)])
+    return _load(EvaluationSamples(recordings, options), batches, workers)
 
 
-def _load(
-    dataset: Dataset[Item | Skipped], batches: Iterator[list[Place]], workers: int
-) -> Iterator[Batch]:
+def _load(dataset: Dataset[Any], batches: Iterator[list[Any]], workers: int) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type, unused-ignore]
@@ -151,58 +164,71 @@ class TrainingSamples(Dataset["Item | Skipped"]):
         for _ in range(_ATTEMPTS):
             rng = np.random.Generator(np.random.PCG64([self._seed, place.number, 1]))
             view = draw_view(self._options.input, self._augment, rng)
+            shard, classes = self._shards.shards[place.shard], len(self._shards.classes)
             try:
-                item = read_item(self._shards, place, self._options, view, rng)
+                recording = read_recording(shard, place.index, self._options.with_picture)
+                item = prepare_item(recording, shard, classes, self._options, view, rng)
                 return replace(item, skipped=tuple(skipped))
             except ShardError as error:
-                skipped.append(Skipped.of(self._shards.shards[place.shard], error))
-            shard = int(stand_in.integers(len(self._shards.sizes)))
-            index = int(stand_in.integers(self._shards.sizes[shard]))
-            place = Place(place.number, shard, index)
+                skipped.append(Skipped.of(shard.path.name, error))
+            other = int(stand_in.integers(len(self._shards.sizes)))
+            index = int(stand_in.integers(self._shards.sizes[other]))
+            place = Place(place.number, other, index)
         raise RunError(f"data: {_ATTEMPTS} samples in a row are broken; last: {skipped[-1].reason}")
 
 
-class EvaluationSamples(Dataset["Item | Skipped"]):
-    """Samples by place, the middle slice of each."""
+class EvaluationSamples(Dataset["Slices | Skipped"]):
+    """Recordings by number, the slices of each that a rule tells."""
 
-    def __init__(self, shards: ShardSet, options: ReadOptions) -> None:
+    def __init__(self, recordings: Recordings, options: ReadOptions) -> None:
         """Keep what is needed."""
-        self._shards, self._options = shards, options
+        self._recordings, self._options = recordings, options
 
-    def __getitem__(self, place: Place) -> Item | Skipped:
-        """Return the sample at a place, or why it is left out."""
-        view = View(self._options.input.slice_events)
+    def __getitem__(self, number: int) -> Slices | Skipped:
+        """Return the slices of a recording, or why it is left out."""
+        options, source = self._options, self._recordings
         try:
-            return read_item(self._shards, place, self._options, view)
+            recording = source.read(number, options.with_picture)
+            views = options.rule.views(options.input.slice_events, recording.key)
+            shard = source.place_of(number)[0] if isinstance(source, ShardSet) else None
+            return tuple(
+                prepare_item(recording, shard, len(source.classes), options, v) for v in views
+            )
         except ShardError as error:
-            return Skipped.of(self._shards.shards[place.shard], error)
+            return Skipped.of(source.origin(number), error)
 
 
-def read_item(
-    shards: ShardSet,
-    place: Place,
+def prepare_item(
+    recording: Recording,
+    shard: Shard | None,
+    classes: int,
     options: ReadOptions,
     view: View,
     rng: np.random.Generator | None = None,
 ) -> Item:
-    """Read and prepare one sample; raise ShardError where it is broken."""
-    shard, cache = shards.shards[place.shard], options.cache
-    with_picture = cache is None and options.picture_px is not None
-    recording = read_recording(shard, place.index, with_picture)
-    if recording.label >= len(shards.classes) > 0:
+    """Prepare one view of a recording; raise ShardError where it is broken.
+
+    `shard` is the one that it lies in, which tells where its cached embedding is.
+    """
+    if recording.label >= classes > 0:
         raise ShardError(f"sample {recording.key}: label {recording.label} names no class")
     events = cut_slice(recording, options.input, options.events_px, view, rng)
     picture = embedding = None
-    if cache is not None:
-        embedding = cache.read(shard.path.stem, recording.key, view.mirrored)
+    if options.cache is not None and shard is not None:
+        embedding = options.cache.read(shard.path.stem, recording.key, view.mirrored)
     elif options.picture_px is not None:
         picture = read_picture(recording, options.input.geometry, options.picture_px, view)
     return Item(events, picture, embedding, recording.label, recording.key)
 
 
-def collate(found: Sequence[Item | Skipped]) -> Batch:
+Slices = tuple[Item, ...]
+"""The slices of one recording."""
+
+
+def collate(found: Sequence[Item | Slices | Skipped]) -> Batch:
     """Pack items one after another."""
     items = [item for item in found if isinstance(item, Item)]
+    items += [item for one in found if isinstance(one, tuple) for item in one]
     skipped = [item for item in found if isinstance(item, Skipped)]
     skipped += [one for item in items for one in item.skipped]
     slices = [item.events for item in items] or [_NO_EVENTS]

@@ -60,20 +60,21 @@ def build_embed_parser() -> ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ezsr-train; return 0, 1 (the run failed), 2 (bad usage) or 130 (interrupted)."""
-    return _run("ezsr-train", build_parser, _train, argv)
+    return run_command("ezsr-train", build_parser, _train, argv)
 
 
 def embed(argv: Sequence[str] | None = None) -> int:
     """Run ezsr-embed; return codes as `main`."""
-    return _run("ezsr-embed", build_embed_parser, _embed, argv)
+    return run_command("ezsr-embed", build_embed_parser, _embed, argv)
 
 
-def _run(
+def run_command(
     name: str,
     parser: Callable[[], ArgumentParser],
     work: Callable[[Namespace], None],
     argv: Sequence[str] | None,
 ) -> int:
+    """Parse, work, and return the exit code; every mistake becomes a sentence."""
     try:
         work(parse_arguments(parser(), argv))
         return 0

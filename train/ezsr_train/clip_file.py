@@ -6,7 +6,8 @@ No network and no registry are needed to load such a file, and nothing in it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ezsr_train.tower import TowerSpec
 
 METADATA_KEY = "ezsr_clip"
 FORMAT_VERSION = 1
+_WRAPPERS = ("state_dict", "model", "module")
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -115,6 +117,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return weights, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise InputError(f"model {path}: unreadable safetensors file ({error})") from error
+
+
+def read_weights(path: Path, what: str = "pretrained") -> dict[str, Tensor]:
+    """Return a local file's weights by name, whatever they are wrapped in, executing nothing.
+
+    Raises InputError, which begins with `what` and the path, if it holds anything but weights.
+    """
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)[0]
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{what} {path}: not a file of plain weights ({reason}); a TorchScript archive or "
+            f"a pickled object is not loaded: save its state_dict"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"{what} {path}: holds no weights by name; save a state_dict")
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in loaded.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: str) -> None:

@@ -21,9 +21,12 @@ class InputConfig:
     """Events in the contiguous slice that the encoder sees."""
     geometry: Literal["stretch", "crop"] = "stretch"
     """How sensor and picture meet the square input: stretched, or their middle square."""
+    events_px: int = 0
+    """Side of the event image in pixels, enlarged to the tower's input; 0: as large as that."""
 
     def __post_init__(self) -> None:
-        """Refuse empty slices."""
+        """Refuse empty slices and images."""
+        check_number("input.events_px", self.events_px, 0, 4096)
         check_number("input.slice_events", self.slice_events, 1, 10_000_000)
 
 
@@ -39,6 +42,8 @@ class AugmentConfig:
     """Chance of time running backwards, so that ON becomes OFF."""
     drop: float = 0.0
     """Up to this share of the events is dropped at random."""
+    noise: float = 0.0
+    """Up to this many events of chance are added for each of the slice, as sensors add them."""
     crop: float = 0.0
     """Up to this share of the input's area is cut away; needs --teacher online."""
 
@@ -47,7 +52,7 @@ class AugmentConfig:
         check_number("augment.slice_jitter", self.slice_jitter, 0, 10_000_000)
         for name in ("flip", "reverse"):
             check_number(f"augment.{name}", getattr(self, name), 0.0, 1.0)
-        for name in ("drop", "crop"):
+        for name in ("drop", "noise", "crop"):
             check_number(f"augment.{name}", getattr(self, name), 0.0, 0.9)
 
 
@@ -183,6 +188,8 @@ class TrainConfig:
     student: str | None = None
     """A tower of another size, trained from nothing: open_clip's name, or a JSON file of its
     vision_cfg; by default a copy of the CLIP's image tower."""
+    init: str | None = None
+    """An encoder's file to begin with, of ours or of the authors', instead of the CLIP's tower."""
     teacher: Literal["auto", "cached", "online"] = "auto"
     """Picture embeddings: those of ezsr-embed, or computed in training; auto prefers the former."""
     seed: int = 0
@@ -203,6 +210,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse combinations that contradict each other."""
         check_number("seed", self.seed, 0, 2**63 - 1)
+        if self.init is not None and self.student is not None:
+            raise ConfigError(f"student {self.student}: the file of --init brings its own tower")
         if self.augment.slice_jitter >= self.input.slice_events:
             raise ConfigError(
                 f"augment.slice_jitter {self.augment.slice_jitter}: give less than the "

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -16,23 +17,31 @@ from ezsr_shards.errors import InputError
 from ezsr_shards.shard import write_atomically
 from ezsr_train.clip_file import load_strictly, read_safetensors
 from ezsr_train.config import InputConfig
+from ezsr_train.released import load_released
 from ezsr_train.representation import REPRESENTATIONS, PackedEvents
 from ezsr_train.teacher import Teacher
 from ezsr_train.tower import TowerSpec, build_tower, normalize, read_vision_cfg
 
 METADATA_KEY = "ezsr_encoder"
 FORMAT_VERSION = 1
+AUTHORS_PX = 224
+"""The authors count events in a square of 224 px, and enlarge it for towers of 336."""
 
 
 class EventEncoder(nn.Module):
-    """A tower behind an event representation."""
+    """A tower behind an event representation.
 
-    def __init__(self, tower: nn.Module, spec: TowerSpec, representation: str) -> None:
+    events_px  side of the square that events are scaled to and counted in
+    represent  makes event images (B, 3, S, S) of events scaled to any S
+    """
+
+    def __init__(self, tower: nn.Module, spec: TowerSpec, input: InputConfig) -> None:
         """Take a tower as it is."""
         super().__init__()
         self.visual = tower
         self.spec = spec
-        self._represent = REPRESENTATIONS[representation]
+        self.events_px = input.events_px or spec.size_px
+        self.represent = REPRESENTATIONS[input.representation]
 
     def forward(self, events: PackedEvents) -> Tensor:
         """Return raw embeddings (B, D)."""
@@ -41,18 +50,34 @@ class EventEncoder(nn.Module):
 
     def draw(self, events: PackedEvents) -> Tensor:
         """Return the event images, float32 (B, 3, S, S), before normalisation."""
-        return self._represent(events, self.spec.size_px)
+        images = self.represent(events, self.events_px)
+        if self.events_px == self.spec.size_px:
+            return images
+        return F.interpolate(images, self.spec.size_px, mode="nearest")
 
 
-def make_student(teacher: Teacher, representation: str, student: str | None) -> EventEncoder:
-    """Return a trainable copy of the teacher's image tower, or a fresh tower of another size."""
-    if student is None:
+def make_student(
+    teacher: Teacher, input: InputConfig, student: str | None, init: str | None = None
+) -> EventEncoder:
+    """Return a trainable copy of the teacher's image tower, or a fresh tower of another size.
+
+    `init` is an encoder's file, of ours or of the authors', to begin with instead.
+    """
+    if init is not None:
+        begun, _ = open_encoder(Path(init))
+        if begun.spec.embed_dim != teacher.spec.embed_dim:
+            raise InputError(
+                f"init {init}: its embeddings have {begun.spec.embed_dim} dimensions, the "
+                f"teacher's {teacher.spec.embed_dim}; give the CLIP that it was trained against"
+            )
+        spec, tower = begun.spec, begun.visual
+    elif student is None:
         spec = teacher.spec
         tower = copy.deepcopy(teacher.clip.get_submodule("visual"))
     else:
         spec = teacher.spec.resize(read_vision_cfg(student))
         tower = build_tower(spec, f"student {student}")
-    return EventEncoder(tower.requires_grad_(True), spec, representation)
+    return EventEncoder(tower.requires_grad_(True), spec, input)
 
 
 @dataclass(frozen=True)
@@ -60,7 +85,7 @@ class EncoderFacts:
     """What an encoder's file says beside the weights.
 
     model, pretrained  the CLIP whose text tower belongs to it
-    teacher_sha256     of that CLIP's weights
+    teacher_sha256     of that CLIP's weights; empty where the file does not tell
     """
 
     spec: TowerSpec
@@ -82,6 +107,22 @@ def save_encoder(path: Path, weights: Mapping[str, Tensor], facts: EncoderFacts)
     write_atomically(path, write)
 
 
+def open_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
+    """Read an event encoder's file, of ours or of the authors', in evaluation mode.
+
+    Raises InputError where it is neither, or not whole.
+    """
+    if not path.is_file():
+        raise InputError(f"encoder {path}: no such file")
+    if path.suffix == ".safetensors":
+        return load_encoder(path)
+    found = load_released(path)
+    input_ = InputConfig(events_px=0 if found.spec.size_px == AUTHORS_PX else AUTHORS_PX)
+    facts = EncoderFacts(found.spec, input_, found.model, found.pretrained, "")
+    encoder = EventEncoder(found.tower, found.spec, input_)
+    return encoder.eval().requires_grad_(False), facts
+
+
 def load_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
     """Read what `save_encoder` wrote: an encoder in evaluation mode, and its facts.
 
@@ -99,5 +140,5 @@ def load_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
         raise InputError(f"encoder {path}: not a file of ezsr-train's ({error})") from error
     tower = build_tower(encoder_facts.spec, f"encoder {path}")
     load_strictly(tower, weights, f"encoder {path}")
-    encoder = EventEncoder(tower, encoder_facts.spec, encoder_facts.input.representation)
+    encoder = EventEncoder(tower, encoder_facts.spec, encoder_facts.input)
     return encoder.eval().requires_grad_(False), encoder_facts

@@ -1,4 +1,4 @@
-"""Evaluation: zero-shot top-1 on events, beside the teacher's on the pictures."""
+"""Evaluation: every recording is embedded once, over all ranks, and its nearest class counted."""
 
 from __future__ import annotations
 
@@ -6,18 +6,93 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ezsr_shards.errors import InputError
-from ezsr_train.batches import Batch, ReadOptions, evaluation_batches
+from ezsr_train.batches import Batch, ReadOptions, Skipped, evaluation_batches
 from ezsr_train.encoder import EventEncoder
+from ezsr_train.prepare import MIDDLE_SLICE
 from ezsr_train.ranks import Ranks
+from ezsr_train.recording import Recordings
 from ezsr_train.shard_files import ShardSet
 from ezsr_train.step import targets_of
 from ezsr_train.teacher import Teacher
-from ezsr_train.zeroshot import Accuracy, count_hits, embed_classes
+from ezsr_train.zeroshot import Accuracy, embed_classes, rank_classes
 
 _BATCH = 128
+_RANKED = 5
+Embed = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """This rank's labelled recordings.
+
+    labels      int64 (N,), on the CPU
+    embeddings  float32 (N, D), unit length, on the CPU
+    skipped     broken recordings, which are left out
+    """
+
+    keys: tuple[str, ...]
+    labels: Tensor
+    embeddings: Tensor
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A recording's name, its class, and the nearest classes, best first."""
+
+    key: str
+    label: int
+    nearest: tuple[int, ...]
+
+
+@torch.no_grad()
+def embed_recordings(
+    recordings: Recordings,
+    options: ReadOptions,
+    embed: Embed,
+    ranks: Ranks,
+    batch: int = _BATCH,
+    workers: int = 0,
+) -> Embedded:
+    """Embed this rank's share of all recordings, each once.
+
+    `embed` gives raw embeddings (B * slices, D); those of a recording's slices are scaled to unit
+    length, averaged, and scaled again.
+    """
+    slices = options.rule.slices
+    keys, skipped = list[str](), list[Skipped]()
+    labels, rows = [torch.empty(0, dtype=torch.int64)], list[Tensor]()
+    for one in evaluation_batches(recordings, options, ranks, batch, workers):
+        skipped += one.skipped
+        known = one.labels[::slices] >= 0
+        if not known.any():
+            continue
+        unit = F.normalize(embed(one).float(), dim=-1)
+        mean = F.normalize(unit.view(len(known), slices, -1).mean(1), dim=-1).cpu()
+        keys += [key for key, labelled in zip(one.keys[::slices], known, strict=True) if labelled]
+        labels.append(one.labels[::slices][known])
+        rows.append(mean[known])
+    embeddings = torch.cat(rows) if rows else torch.empty(0, 1)
+    return Embedded(tuple(keys), torch.cat(labels), embeddings, tuple(skipped))
+
+
+def answer(embedded: Embedded, classes: Tensor, ranks: Ranks) -> list[Answer]:
+    """Return the answers of all ranks, by key; `classes` float32 (classes, D), unit length."""
+    mine: list[Answer] = []
+    if len(embedded.keys):
+        nearest = rank_classes(embedded.embeddings, classes.cpu(), _RANKED).tolist()
+        rows = zip(embedded.keys, embedded.labels.tolist(), nearest, strict=True)
+        mine = [Answer(key, label, tuple(found)) for key, label, found in rows]
+    return sorted(ranks.collect(mine), key=lambda one: one.key)
+
+
+def accuracy(answers: list[Answer], most: int = 1) -> Accuracy:
+    """Count the answers whose class is among their `most` nearest."""
+    return Accuracy(sum(one.label in one.nearest[:most] for one in answers), len(answers))
 
 
 @dataclass(frozen=True)
@@ -37,7 +112,7 @@ class Evaluation:
         """Return what is logged."""
         low, high = self.events.interval()
         facts = {
-            "zero_shot_top1_events": self.events.top1,
+            "zero_shot_top1_events": self.events.share,
             "zero_shot_top1_events_low": low,
             "zero_shot_top1_events_high": high,
             "chance": 1 / self.classes,
@@ -45,14 +120,14 @@ class Evaluation:
             "eval_skipped": self.skipped,
         }
         if self.pictures is not None:
-            facts["teacher_top1_rgb"] = self.pictures.top1
+            facts["teacher_top1_rgb"] = self.pictures.share
         return facts
 
     def line(self) -> str:
         """Return the figures as a line for people."""
-        line = f"zero-shot top-1 {self.events.top1:.1%} on events"
+        line = f"zero-shot top-1 {self.events.share:.1%} on events"
         if self.pictures is not None:
-            line += f", teacher {self.pictures.top1:.1%} on the pictures"
+            line += f", teacher {self.pictures.share:.1%} on the pictures"
         return line + (f", {self.skipped} samples left out" if self.skipped else "")
 
 
@@ -74,35 +149,43 @@ class Evaluator:
         self._workers = workers
         names = [entry.name for entry in shards.classes]
         self._texts = embed_classes(teacher.clip, teacher.tokenizer, names)
-
-        def teach(batch: Batch) -> Tensor:
-            return targets_of(batch, teacher.embed_pictures, ranks.device)
-
-        pictures, _ = self._score(teach, options)
+        pictures, _ = self._score(teach(teacher, ranks), options)
         self._pictures = pictures if pictures.total else None
 
     def score(self, student: EventEncoder) -> Evaluation:
         """Score every labelled sample exactly once, over all ranks."""
-
-        def embed(batch: Batch) -> Tensor:
-            return student(batch.events.to(self._ranks.device))  # type: ignore[no-any-return]
-
-        events, skipped = self._score(embed, replace(self._options, picture_px=None, cache=None))
+        options = replace(self._options, picture_px=None, cache=None)
+        events, skipped = self._score(encode(student, self._ranks), options)
         if not events.total:
             raise InputError("VAL: holds no labelled sample")
         return Evaluation(events, self._pictures, len(self._texts), skipped)
 
-    @torch.no_grad()
-    def _score(
-        self, embed: Callable[[Batch], Tensor], options: ReadOptions
-    ) -> tuple[Accuracy, int]:
+    def _score(self, embed: Embed, options: ReadOptions) -> tuple[Accuracy, int]:
         """Return the accuracy of embeddings over all ranks, and how many samples were broken."""
-        hits = total = skipped = 0
-        for batch in evaluation_batches(self._shards, options, self._ranks, _BATCH, self._workers):
-            skipped += len(batch.skipped)
-            if len(batch.labels):
-                labels = batch.labels.to(self._ranks.device)
-                hits += count_hits(embed(batch), labels, self._texts).hits
-                total += int((labels >= 0).sum())
-        hits, total, skipped = (int(n) for n in self._ranks.total([hits, total, skipped]))
+        options = replace(options, rule=MIDDLE_SLICE)
+        found = embed_recordings(self._shards, options, embed, self._ranks, _BATCH, self._workers)
+        hits = 0
+        if len(found.keys):
+            nearest = rank_classes(found.embeddings, self._texts.cpu())[:, 0]
+            hits = int(nearest.eq(found.labels).sum())
+        counts = [hits, len(found.keys), len(found.skipped)]
+        hits, total, skipped = (int(n) for n in self._ranks.total([float(n) for n in counts]))
         return Accuracy(hits, total), skipped
+
+
+def encode(student: EventEncoder, ranks: Ranks) -> Embed:
+    """Return what embeds the events of a batch."""
+
+    def embed(batch: Batch) -> Tensor:
+        return student(batch.events.to(ranks.device))  # type: ignore[no-any-return]
+
+    return embed
+
+
+def teach(teacher: Teacher, ranks: Ranks) -> Embed:
+    """Return what embeds the pictures of a batch, or takes their cached embeddings."""
+
+    def embed(batch: Batch) -> Tensor:
+        return targets_of(batch, teacher.embed_pictures, ranks.device)
+
+    return embed

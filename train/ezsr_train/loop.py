@@ -83,7 +83,7 @@ class _Run:
             )
         self.teacher = load_teacher(config.model, config.pretrained, ranks.device)
         torch.manual_seed(config.seed)
-        student = make_student(self.teacher, config.input.representation, config.student)
+        student = make_student(self.teacher, config.input, config.student, config.init)
         flops = count_flops(student.visual, student.spec) if ranks.device.type == "cuda" else 0.0
         self.options = self._read_options(self.shards, student)
         self.learner: Learner = make_learner(student, config, ranks)
@@ -97,7 +97,7 @@ class _Run:
 
     def _read_options(self, shards: ShardSet, student: EventEncoder) -> ReadOptions:
         cache = _choose_cache(shards, self.teacher, self.config, self.say)
-        sizes = student.spec.size_px, self.teacher.spec.size_px
+        sizes = student.events_px, self.teacher.spec.size_px
         return ReadOptions(self.config.input, *sizes, cache)
 
     def _make_evaluator(self, shards: ShardSet) -> Evaluator:
@@ -179,9 +179,9 @@ class _Run:
             self.say(self.monitor.report(done, self.progress.skipped_samples, rate))
         if done % log.eval_every == 0 or last:
             evaluation = self._evaluate()
-        better = evaluation is not None and evaluation.events.top1 > self.progress.best_top1
+        better = evaluation is not None and evaluation.events.share > self.progress.best_top1
         if evaluation is not None and better:
-            self.progress = replace(self.progress, best_top1=evaluation.events.top1)
+            self.progress = replace(self.progress, best_top1=evaluation.events.share)
         if self.ranks.first and (done % log.save_every == 0 or last or better):
             path = save_checkpoint(self.out, self.learner, self.config, self.origin, self.progress)
             self._export(ENCODER_FILE)

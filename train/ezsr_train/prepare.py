@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,8 +14,8 @@ from PIL import Image
 
 from ezsr_shards.errors import ShardError
 from ezsr_train.config import AugmentConfig, InputConfig
+from ezsr_train.recording import Recording
 from ezsr_train.representation import NEED_TIMES
-from ezsr_train.shard_files import Recording
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class View:
     length, place  of the slice: its events, and where it begins as a share of what is possible
     box            left, top, width, height that are kept, as shares of the seen part
     keep           share of the events that is kept; which ones, `rng` decides
+    noise          events of chance for each of the slice; where they lie, `rng` decides
     """
 
     length: int
@@ -32,6 +34,36 @@ class View:
     reversed: bool = False
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     keep: float = 1.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class SliceRule:
+    """Which slices of a recording are scored; their embeddings are averaged.
+
+    Without chance they are as long as the configuration says, and lie evenly: one in the middle,
+    two in the middle of each half of the possible places, and so on. With chance they lie
+    anywhere, and are up to `jitter` events longer or shorter, as in the authors' evaluator; draws
+    depend on (seed, key) alone.
+    """
+
+    slices: int = 1
+    random: bool = False
+    jitter: int = 0
+    seed: int = 0
+
+    def views(self, length: int, key: str) -> tuple[View, ...]:
+        """Return the views of a recording."""
+        if not self.random:
+            return tuple(View(length, (n + 0.5) / self.slices) for n in range(self.slices))
+        digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+        lengths = length + rng.integers(-self.jitter, self.jitter + 1, self.slices)
+        places = rng.random(self.slices)
+        return tuple(View(int(n), float(place)) for n, place in zip(lengths, places, strict=True))
+
+
+MIDDLE_SLICE = SliceRule()
 
 
 @dataclass(frozen=True)
@@ -48,11 +80,11 @@ def draw_view(config: InputConfig, augment: AugmentConfig, rng: np.random.Genera
     """Draw a view for training."""
     jitter = augment.slice_jitter
     length = config.slice_events + int(rng.integers(-jitter, jitter + 1))
-    place, flip, reverse, drop, cut, left, top = rng.random(7)
+    place, flip, reverse, drop, cut, left, top, noise = rng.random(8)
     side = float(np.sqrt(1 - augment.crop * cut))
     box = (left * (1 - side), top * (1 - side), side, side)
-    keep = 1 - augment.drop * drop
-    return View(length, place, flip < augment.flip, reverse < augment.reverse, box, keep)
+    keep, noisy = 1 - augment.drop * drop, augment.noise * noise
+    return View(length, place, flip < augment.flip, reverse < augment.reverse, box, keep, noisy)
 
 
 def cut_slice(
@@ -88,7 +120,31 @@ def cut_slice(
     if not inside.all():
         x, y, p, t = x[inside], y[inside], p[inside], t[inside] if len(t) else t
     dtype = np.uint8 if size_px <= 256 else np.int16
-    return EventSlice(x.astype(dtype), y.astype(dtype), t, p)
+    found = EventSlice(x.astype(dtype), y.astype(dtype), t, p)
+    if rng is not None and view.noise:
+        added = round(view.noise * len(x))
+        places = _visible(across, size_px), _visible(down, size_px)
+        return _add_noise(found, added, *places, rng)
+    return found
+
+
+def _visible(pixels: npt.NDArray[np.int16], size_px: int) -> npt.NDArray[np.int16]:
+    return pixels[pixels < size_px]
+
+
+def _add_noise(
+    events: EventSlice,
+    added: int,
+    across: npt.NDArray[np.int16],
+    down: npt.NDArray[np.int16],
+    rng: np.random.Generator,
+) -> EventSlice:
+    """Add events anywhere on the visible sensor, at any time, of either polarity."""
+    x, y = (rng.choice(pixels, added).astype(events.x.dtype) for pixels in (across, down))
+    t = rng.random(added if len(events.t) else 0, np.float32)
+    p = rng.integers(0, 2, added, np.uint8)
+    pairs = ((events.x, x), (events.y, y), (events.t, t), (events.p, p))
+    return EventSlice(*(np.concatenate(pair) for pair in pairs))
 
 
 def read_picture(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,14 +56,29 @@ class ShardSet:
     shards: tuple[Shard, ...]
     classes: tuple[ShardClass, ...]
     sizes: tuple[int, ...] = field(init=False)
+    _ends: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Keep the sizes, which the order of samples is drawn from."""
         object.__setattr__(self, "sizes", tuple(shard.samples for shard in self.shards))
+        object.__setattr__(self, "_ends", tuple(accumulate(self.sizes)))
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return sum(self.sizes)
+
+    def place_of(self, number: int) -> tuple[Shard, int]:
+        """Return the shard that sample `number` of the set lies in, and its place there."""
+        n = bisect_right(self._ends, number)
+        return self.shards[n], number - (self._ends[n - 1] if n else 0)
+
+    def read(self, number: int, with_picture: bool) -> StoredRecording:
+        """Return sample `number` of the set; raise ShardError where it is broken."""
+        return read_recording(*self.place_of(number), with_picture)
+
+    def origin(self, number: int) -> str:
+        """Return the name of the tar that a sample lies in."""
+        return self.place_of(number)[0].path.name
 
     @property
     def identity(self) -> str:
@@ -156,11 +173,8 @@ def _locate(path: Path) -> tuple[MemberPlaces, ...]:
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One sample, of which only what is asked for is unpacked.
-
-    events  number of events N; jpeg the picture's bytes, or None
-    """
+class StoredRecording:
+    """A Recording in a shard."""
 
     key: str
     width: int
@@ -184,7 +198,7 @@ class Recording:
         return column
 
 
-def read_recording(shard: Shard, index: int, with_picture: bool) -> Recording:
+def read_recording(shard: Shard, index: int, with_picture: bool) -> StoredRecording:
     """Return sample number `index` of a shard; raise ShardError where it is broken."""
     samples = shard.locate()
     if index >= len(samples):
@@ -201,4 +215,4 @@ def read_recording(shard: Shard, index: int, with_picture: bool) -> Recording:
         rows = NpzRows(members["events.npz"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ShardError(f"sample {place.key}: garbled ({error})") from error
-    return Recording(place.key, width, height, events, label, members.get("jpg"), rows)
+    return StoredRecording(place.key, width, height, events, label, members.get("jpg"), rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ezsr_shards.errors import ConfigError, InputError
-from ezsr_train.clip_file import Tokenizer, load_clip, load_strictly, read_safetensors
+from ezsr_train.clip_file import Tokenizer, load_clip, load_strictly, read_weights
 from ezsr_train.tower import TowerSpec, normalize
 
 TOY_FILE = Path(__file__).parent / "toy_clip.safetensors"
@@ -28,6 +27,7 @@ class Teacher:
 
     name    for people and file names, such as "ViT-B-16-quickgelu.openai"
     sha256  of all its weights
+    config  its architecture, as open_clip's model configurations spell it
     """
 
     name: str
@@ -35,6 +35,7 @@ class Teacher:
     tokenizer: Tokenizer
     spec: TowerSpec
     sha256: str
+    config: Mapping[str, Any]
 
     @torch.no_grad()
     def embed_pictures(self, rgb: Tensor) -> Tensor:
@@ -61,11 +62,15 @@ def load_teacher(model: str, pretrained: str | None, device: torch.device) -> Te
     if ours:
         clip, tokenizer, architecture = load_clip(path)
         name, spec = path.stem.removesuffix("_clip"), architecture.tower
+        config: Mapping[str, Any] = {
+            part: getattr(architecture, part) for part in ("embed_dim", "vision_cfg", "text_cfg")
+        }
     else:
         clip, tokenizer, spec = _load_open_clip(model, pretrained)
+        config = open_clip.get_model_config(model)
         name = f"{model}.{Path(str(pretrained)).stem}"
     clip.eval().requires_grad_(False).to(device)
-    return Teacher(name, clip, tokenizer, spec, hash_weights(clip))
+    return Teacher(name, clip, tokenizer, spec, hash_weights(clip), config)
 
 
 def hash_weights(module: nn.Module) -> str:
@@ -93,7 +98,7 @@ def _load_open_clip(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
     quick_gelu = bool(config.get("quick_gelu", False))
     if Path(pretrained).is_file():
         clip = _create_quietly(model)
-        weights = _read_weights(Path(pretrained))
+        weights = read_weights(Path(pretrained))
         extras = [name for name in _OPENAI_EXTRAS if weights.pop(name, None) is not None]
         openai = bool(extras) or "openai" in Path(pretrained).name.lower()
         wants_quick = True if openai else _agreed(model, "quick_gelu", False, quick_gelu)
@@ -164,29 +169,6 @@ def _check_activation(model: str, pretrained: str, has_quick: bool, wants_quick:
         f"pretrained {pretrained}: these weights want {'QuickGELU' if wants_quick else 'GELU'} and "
         f"would load silently into {model}, which is wrong; say --model {other}"
     )
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return a local file's weights by name, whatever they are wrapped in, executing nothing."""
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"pretrained {path}: not a file of plain weights ({reason}); a TorchScript archive or "
-            f"a pickled object is not loaded: save its state_dict"
-        ) from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping):
-        raise InputError(f"pretrained {path}: holds no weights by name; save a state_dict")
-    return {
-        str(name).removeprefix("module."): value
-        for name, value in loaded.items()
-        if isinstance(value, Tensor)
-    }
 
 
 def _describe_tower(clip: nn.Module, config: Mapping[str, Any], quick_gelu: bool) -> TowerSpec:

@@ -85,9 +85,10 @@ def arrange(
     on = np.asarray(raw.p) > 0
     p = (on != convention.invert_polarity).astype(np.uint8)
     t = np.asarray(raw.t).astype(np.int64)
+    span_us = int(t.max()) - int(t.min())
+    if span_us >= MAX_DURATION_US:
+        raise RecordingError("too-long", f"{span_us / 1e6:.0f} s; are the times microseconds?")
     t = t - t.min()
-    if int(t.max()) >= MAX_DURATION_US:
-        raise RecordingError("too-long", f"{int(t.max()) / 1e6:.0f} s; are the times microseconds?")
     order = np.lexsort((x, y, t))
     columns, rows = (column[order].astype(np.uint16) for column in (x, y))
     return EventStream(columns, rows, t[order], p[order], width, height, int(t.max()) + 1)

@@ -1,0 +1,157 @@
+"""EventClassifier: name what a recording shows, in three lines of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ezsr_shards.datasets import open_recording
+from ezsr_shards.errors import ConfigError
+from ezsr_shards.events import EventStream
+from ezsr_shards.formats.arrays import raw_from_array, raw_from_columns
+from ezsr_shards.formats.raw import arrange
+from ezsr_train.batches import Item, ReadOptions, collate, prepare_item
+from ezsr_train.encoder import EncoderFacts, EventEncoder, open_encoder
+from ezsr_train.prepare import SliceRule
+from ezsr_train.recording import StreamRecording
+from ezsr_train.teacher import Teacher
+from ezsr_train.texts import load_partner
+from ezsr_train.zeroshot import embed_classes
+
+Events = EventStream | npt.NDArray[Any] | Mapping[str, Any] | str | Path
+"""A recording: our stream; an array with fields x, y, t, p, or (N, 4) in that order; a mapping of
+such columns; or the path of a file in any format that `ezsr-shards import` knows."""
+Size = tuple[int, int]
+_AT_ONCE = 64
+
+
+class EventClassifier:
+    """An event encoder with the text tower it belongs to, frozen, on one device.
+
+    Nothing is kept between calls, and the same events give the same figures.
+    """
+
+    def __init__(
+        self, encoder: EventEncoder, facts: EncoderFacts, teacher: Teacher, device: torch.device
+    ) -> None:
+        """Take an encoder and its CLIP as they are; `from_checkpoint` reads them from files."""
+        self.encoder, self.facts, self.teacher = encoder.to(device).eval(), facts, teacher
+        self._device = device
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        model: str | None = None,
+        pretrained: str | None = None,
+    ) -> EventClassifier:
+        """Read an encoder's file, ours or the authors', and the CLIP whose text tower it needs.
+
+        `model`, `pretrained` say where that CLIP lies, if elsewhere than in training. Raises
+        InputError where a file is not whole, or the two do not belong together.
+        """
+        where = torch.device(device)
+        encoder, facts = open_encoder(Path(path))
+        return cls(encoder, facts, load_partner(facts, where, model, pretrained), where)
+
+    def classify(
+        self,
+        events: Events,
+        texts: Sequence[str],
+        size: Size | None = None,
+        format: str | None = None,
+        slices: int = 1,
+    ) -> dict[str, float]:
+        """Return the probability of each text, in the order given.
+
+        size    the sensor's (width, height), where the events do not tell it
+        format  of a file, where its name does not tell
+        slices  of the recording whose embeddings are averaged
+        """
+        return self.classify_all([events], texts, size, format, slices)[0]
+
+    def classify_all(
+        self,
+        recordings: Iterable[Events],
+        texts: Sequence[str],
+        size: Size | None = None,
+        format: str | None = None,
+        slices: int = 1,
+    ) -> list[dict[str, float]]:
+        """Return the probabilities for each of several recordings."""
+        if isinstance(texts, str) or not texts:
+            raise ConfigError(f"texts {texts!r}: give a list of texts to choose from")
+        rows = self.embed_all(recordings, size, format, slices)
+        prompts = embed_classes(self.teacher.clip, self.teacher.tokenizer, list(texts), ("{}",))
+        scale = self.teacher.clip.logit_scale.exp()  # type: ignore[operator]
+        shares = F.softmax(scale * rows.to(prompts.device) @ prompts.T, dim=1)
+        return [dict(zip(texts, row, strict=True)) for row in shares.tolist()]
+
+    def embed(
+        self,
+        events: Events,
+        size: Size | None = None,
+        format: str | None = None,
+        slices: int = 1,
+    ) -> Tensor:
+        """Return the embedding of a recording, float32 (D,), unit length, on the CPU."""
+        return self.embed_all([events], size, format, slices)[0]
+
+    @torch.no_grad()
+    def embed_all(
+        self,
+        recordings: Iterable[Events],
+        size: Size | None = None,
+        format: str | None = None,
+        slices: int = 1,
+    ) -> Tensor:
+        """Return the embeddings of several recordings, float32 (B, D), unit length, on the CPU."""
+        options = ReadOptions(self.facts.input, self.encoder.events_px, None)
+        rule, rows, items = SliceRule(slices), list[Tensor](), list[Item]()
+        for events in recordings:
+            recording = StreamRecording(as_stream(events, size, format))
+            views = rule.views(options.input.slice_events, recording.key)
+            items += [prepare_item(recording, None, 0, options, view) for view in views]
+            if len(items) >= _AT_ONCE:
+                rows.append(self._embed(items))
+                items = []
+        rows += [self._embed(items)] if items else []
+        if not rows:
+            raise ConfigError("recordings: there are none")
+        mean = torch.cat(rows).view(-1, slices, self.encoder.spec.embed_dim).mean(1)
+        return F.normalize(mean, dim=1)
+
+    def _embed(self, items: Sequence[Item]) -> Tensor:
+        events = collate(items).events.to(self._device)
+        return F.normalize(self.encoder(events).float(), dim=1).cpu()
+
+
+def as_stream(events: Events, size: Size | None = None, format: str | None = None) -> EventStream:
+    """Return a recording in whatever form as an EventStream.
+
+    Raises ConfigError where the sensor's size is not known, RecordingError for broken events.
+    """
+    if isinstance(events, EventStream):
+        return events
+    if isinstance(events, str | Path):
+        return open_recording(events, format, size)
+    if isinstance(events, Mapping):
+        raw = raw_from_columns(events)
+    elif isinstance(events, np.ndarray):
+        raw = raw_from_array(events)
+    else:
+        raise ConfigError(
+            f"events: {type(events).__name__}; give an EventStream, a structured array, a dict of "
+            f"columns, or a path"
+        )
+    if size is None:
+        raise ConfigError("size: columns do not tell the sensor; give size=(width, height)")
+    return arrange(raw, *size)

@@ -1,0 +1,250 @@
+"""Recognition: score an event encoder's file on recordings, by a protocol that is written down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, check_number
+from ezsr_shards.shardset import CONFIG_FILE, read_classes, read_json
+from ezsr_train.batches import ReadOptions
+from ezsr_train.checkpoint import code_version
+from ezsr_train.encoder import EncoderFacts, EventEncoder, open_encoder
+from ezsr_train.evaluate import Answer, Embedded, answer, embed_recordings, encode, teach
+from ezsr_train.knn import KnnConfig, open_pool, translate
+from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
+from ezsr_train.ranks import Ranks
+from ezsr_train.recording import Recordings
+from ezsr_train.recording_files import RecordingFiles
+from ezsr_train.report import REPORT_FILE, Report
+from ezsr_train.shard_files import ShardSet
+from ezsr_train.teacher import Teacher
+from ezsr_train.teacher_cache import open_cache
+from ezsr_train.templates import read_templates, templates_for
+from ezsr_train.texts import embed_classes_once, load_partner, name_classes
+
+_LIBRARIES = ("ezsr", "torch", "open_clip_torch", "numpy")
+_OFFICIAL_SLICE, _OFFICIAL_JITTER = 15_000, 2_000
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What decides an evaluation besides checkpoint and recordings."""
+
+    model: str | None = None
+    """The CLIP whose text tower names the classes, where it is not found as in training."""
+    pretrained: str | None = None
+    """Its weights, as in ezsr-train."""
+    protocol: Literal["fixed", "official"] = "fixed"
+    """fixed: slices of a fixed length, evenly placed; official: the authors' evaluator, one random
+    slice of 15,000 +- 2,000 events, stretched to the input, OpenAI's templates for ImageNet."""
+    slice_events: int = 0
+    """Events in a slice; 0: as in training."""
+    slices: int = 1
+    """Slices of each recording whose embeddings are averaged."""
+    seed: int = 0
+    """Seed of the official protocol's slices."""
+    classnames: str | None = None
+    """Words for the classes: a file, or openai for ImageNet; by default those of the set."""
+    templates: str | None = None
+    """imagenet, object, digit, action, people, plain, or a file; by default as suits the set."""
+    knn: int = 0
+    """Translate by this many nearest picture embeddings as well; 0 does not."""
+    pool: str | None = None
+    """Their pool: a shard set with ezsr-embed's embeddings, or a .npy file (N, D)."""
+    knn_temperature: float = 0.05
+    """Their weights are softmax(similarity / temperature)."""
+    ceiling: bool = False
+    """Score the teacher on the RGB pictures of the same shards as well."""
+    batch: int = 128
+    """Recordings embedded at a time."""
+    workers: int = 1
+    """Reading processes of each rank."""
+    max_skipped: float = 0.01
+    """Share of recordings that may be broken before the evaluation counts as failed."""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        check_number("slice_events", self.slice_events, 0, 10_000_000)
+        check_number("slices", self.slices, 1, 1000)
+        check_number("seed", self.seed, 0, 2**63 - 1)
+        check_number("knn", self.knn, 0, 4096)
+        check_number("batch", self.batch, 1, 65536)
+        check_number("workers", self.workers, 0, 1024)
+        check_number("max_skipped", self.max_skipped, 0.0, 1.0)
+        if bool(self.knn) != (self.pool is not None):
+            raise ConfigError(f"knn {self.knn}, pool {self.pool}: give both, or neither")
+        if self.protocol == "official":
+            for name, usual in (("slice_events", 0), ("slices", 1), ("templates", None)):
+                if getattr(self, name) != usual:
+                    raise ConfigError(
+                        f"{name} {getattr(self, name)}: the official protocol fixes it; leave it "
+                        f"out, or say --protocol fixed"
+                    )
+
+
+def evaluate(
+    checkpoint: str | Path,
+    recordings: Recordings,
+    config: EvalConfig,
+    ranks: Ranks,
+    source: str = "",
+) -> Report:
+    """Score a checkpoint on recordings; every rank returns the same report.
+
+    `source` is what the report calls the recordings. Raises InputError where they have no
+    classes or labels, RunError where too many are broken.
+    """
+    if not recordings.classes:
+        raise InputError("SHARDS: no classes, so there is nothing to name; give labelled data")
+    encoder, facts = open_encoder(Path(checkpoint))
+    encoder = encoder.to(ranks.device)
+    teacher = load_partner(facts, ranks.device, config.model, config.pretrained)
+    names = name_classes(recordings.classes, config.classnames)
+    chosen = _templates(config, recordings)
+    texts = embed_classes_once(teacher, names, read_templates(chosen))
+    options = _read_options(config, encoder, facts)
+    found = embed_recordings(
+        recordings, options, encode(encoder, ranks), ranks, config.batch, config.workers
+    )
+    answers = answer(found, texts, ranks)
+    skipped = Counter(one.reason for one in ranks.collect(found.skipped))
+    _judge(len(answers), skipped, config)
+    variants: dict[str, tuple[Answer, ...]] = {}
+    if config.pool is not None:
+        pool = open_pool(config.pool, teacher, options.input.geometry)
+        how = KnnConfig(config.knn, config.knn_temperature)
+        moved = replace(found, embeddings=translate(found.embeddings, pool, how))
+        variants["knn"] = tuple(answer(moved, texts, ranks))
+    if config.ceiling:
+        seen = _embed_pictures(recordings, options, teacher, config, ranks)
+        variants["ceiling"] = tuple(answer(seen, texts, ranks))
+        if not variants["ceiling"]:
+            raise InputError("ceiling: no recording has an RGB picture; leave --ceiling out")
+    return Report(
+        tuple(names),
+        tuple(answers),
+        variants,
+        dict(skipped.most_common()),
+        {
+            "protocol": _describe_protocol(config, options, chosen),
+            "checkpoint": _describe_checkpoint(Path(checkpoint), facts, teacher),
+            "data": _describe_data(recordings, source),
+            "versions": {name: version(name) for name in _LIBRARIES} | {"code": code_version()},
+        },
+    )
+
+
+def check_out(folder: Path, overwrite: bool) -> None:
+    """Raise OutputError where a folder holds another evaluation's report."""
+    if (folder / REPORT_FILE).exists() and not overwrite:
+        raise OutputError(
+            f"out {folder}: holds an evaluation's report; give another folder, or --overwrite"
+        )
+
+
+def _judge(scored: int, skipped: Counter[str], config: EvalConfig) -> None:
+    broken = skipped.total()
+    if not scored and not broken:
+        raise InputError("SHARDS: no recording has a label, so there is nothing to count")
+    if broken > config.max_skipped * (scored + broken):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in skipped.most_common(5))
+        raise RunError(
+            f"{broken} of {scored + broken} recordings are broken, over --max-skipped "
+            f"{config.max_skipped:g}: {reasons}"
+        )
+
+
+def _templates(config: EvalConfig, recordings: Recordings) -> str:
+    if config.protocol == "official":
+        return "imagenet"
+    return config.templates or templates_for(_format_of(recordings))
+
+
+def _format_of(recordings: Recordings) -> str | None:
+    """Return the data set that recordings come from, or None."""
+    if isinstance(recordings, RecordingFiles):
+        return recordings.listed.format
+    if isinstance(recordings, ShardSet) and (recordings.folder / CONFIG_FILE).is_file():
+        told = read_json(recordings.folder / CONFIG_FILE).get("import", {})
+        return str(told["format"]) if "format" in told else None
+    return None
+
+
+def _read_options(config: EvalConfig, encoder: EventEncoder, facts: EncoderFacts) -> ReadOptions:
+    if config.protocol == "official":
+        told = replace(facts.input, slice_events=_OFFICIAL_SLICE, geometry="stretch")
+        rule = SliceRule(1, True, _OFFICIAL_JITTER, config.seed)
+    else:
+        told = replace(facts.input, slice_events=config.slice_events or facts.input.slice_events)
+        rule = SliceRule(config.slices)
+    return ReadOptions(told, encoder.events_px, None, rule=rule)
+
+
+def _embed_pictures(
+    recordings: Recordings,
+    options: ReadOptions,
+    teacher: Teacher,
+    config: EvalConfig,
+    ranks: Ranks,
+) -> Embedded:
+    cache = None
+    if isinstance(recordings, ShardSet):
+        cache = open_cache(recordings, teacher, options.input.geometry)
+    seen = replace(options, picture_px=teacher.spec.size_px, cache=cache, rule=MIDDLE_SLICE)
+    return embed_recordings(
+        recordings, seen, teach(teacher, ranks), ranks, config.batch, config.workers
+    )
+
+
+def _describe_protocol(config: EvalConfig, options: ReadOptions, templates: str) -> dict[str, Any]:
+    rule = options.rule
+    facts: dict[str, Any] = {
+        "protocol": config.protocol,
+        "slice": "random contiguous" if rule.random else "contiguous, evenly placed",
+        "slice_events": options.input.slice_events,
+        "slice_jitter": rule.jitter,
+        "slices_averaged": rule.slices,
+        "seed": rule.seed if rule.random else "none needed",
+        "representation": options.input.representation,
+        "geometry": options.input.geometry,
+        "event_image_px": options.events_px,
+        "class_names": config.classnames or "those of the set",
+        "templates": templates,
+        "prompts": list(read_templates(templates)),
+        "precision": "fp32",
+    }
+    if config.pool is not None:
+        facts |= {
+            "knn": config.knn,
+            "knn_pool": config.pool,
+            "knn_temperature": config.knn_temperature,
+        }
+    return facts
+
+
+def _describe_checkpoint(path: Path, facts: EncoderFacts, teacher: Teacher) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model": facts.model,
+        "pretrained": facts.pretrained,
+        "text_tower": teacher.name,
+        "text_tower_sha256": teacher.sha256,
+        "trained_with": asdict(facts.input),
+    }
+
+
+def _describe_data(recordings: Recordings, source: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"source": source, "format": _format_of(recordings) or "synthetic"}
+    if isinstance(recordings, ShardSet):
+        facts["shards_sha256"] = recordings.identity
+        facts["split"] = read_classes(recordings.folder)[1] or "not named"
+    elif isinstance(recordings, RecordingFiles):
+        facts["split"] = recordings.listed.split or "not named"
+        facts["conventions"] = asdict(recordings.listed.convention)
+    return facts

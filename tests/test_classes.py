@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ezsr_shards.datasets import known_classes
+from ezsr_shards.importer import _bare
 
 COUNTS = {
     "n-imagenet": 1000,
@@ -24,7 +25,7 @@ COUNTS = {
 def test_every_class_is_there_once(name: str) -> None:
     known = known_classes(name)
     assert len(known) == COUNTS[name]
-    folders = [folder.lower() for one in known for folder in {f.lower() for f in one.folders}]
+    folders = [_bare(folder) for one in known for folder in one.folders]
     assert len(folders) == len(set(folders))
     for one in known:
         assert one.shown.name == one.shown.name.strip()

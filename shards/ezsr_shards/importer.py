@@ -273,7 +273,7 @@ def _label(
     """Return all classes there are, and the label of each path."""
     if data_set.classes:
         known = known_classes(data_set.name)
-        folders = {f.lower(): one.shown.index for one in known for f in one.folders}
+        folders = {_bare(f): one.shown.index for one in known for f in one.folders}
         labels = {path: _label_by_folder(path, folders) for path in paths}
         for path, label in labels.items():
             if label is None:
@@ -292,9 +292,14 @@ def _label(
 def _label_by_folder(path: str, folders: Mapping[str, int]) -> int | None:
     """Return the label that the deepest known class folder of a path names."""
     for part in reversed(path.split("/")[:-1]):
-        if part.lower() in folders:
-            return folders[part.lower()]
+        if _bare(part) in folders:
+            return folders[_bare(part)]
     return None
+
+
+def _bare(folder: str) -> str:
+    """Return a folder's name without what copies of a data set spell differently."""
+    return re.sub(r"[-_ ]", "", folder.lower())
 
 
 def make_import_shard(

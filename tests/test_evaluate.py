@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_import import write_aer40
 
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
 
@@ -21,6 +22,8 @@ import open_clip  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
+from ezsr_shards.importer import import_recordings, list_recordings  # noqa: E402
+from ezsr_shards.making import RunOptions  # noqa: E402
 from ezsr_shards.verify import iterate_samples  # noqa: E402
 from ezsr_train.batches import Batch, ReadOptions  # noqa: E402
 from ezsr_train.classify import EventClassifier  # noqa: E402
@@ -37,6 +40,7 @@ from ezsr_train.knn import KnnConfig, open_pool, translate  # noqa: E402
 from ezsr_train.prepare import SliceRule  # noqa: E402
 from ezsr_train.ranks import Ranks  # noqa: E402
 from ezsr_train.recognition import EvalConfig, evaluate  # noqa: E402
+from ezsr_train.recording_files import RecordingFiles  # noqa: E402
 from ezsr_train.shard_files import open_shard_set  # noqa: E402
 from ezsr_train.teacher import load_teacher  # noqa: E402
 from ezsr_train.teacher_cache import embed_shards  # noqa: E402
@@ -477,3 +481,27 @@ def test_a_report_of_another_place_cannot_be_lost(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds an evaluation's report"):
         check_out(tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)
+
+
+def test_files_as_they_lie_are_scored_as_their_shards_are(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    for n in range(6):
+        write_aer40(tmp_path / "N-MNIST" / "Test" / str(n % 3) / f"{n}.bin", n)
+    listed = list_recordings("n-mnist", tmp_path / "N-MNIST")
+    import_recordings("n-mnist", tmp_path / "N-MNIST", tmp_path / "shards", None, RunOptions(1))
+    for config in (EvalConfig(workers=0, slices=2), EvalConfig(workers=0, slice_events=20)):
+        near = evaluate(encoder_file, RecordingFiles(listed), config, ALONE)
+        far = evaluate(encoder_file, open_shard_set(tmp_path / "shards"), config, ALONE)
+        assert sorted(one.nearest for one in near.answers) == sorted(
+            one.nearest for one in far.answers
+        )
+        assert near.facts["protocol"] == far.facts["protocol"]
+        assert near.facts["protocol"]["templates"] == "digit"
+        assert near.facts["data"]["split"] == far.facts["data"]["split"] == "test"
+    broken = tmp_path / "N-MNIST" / "Test" / "0" / "0.bin"
+    broken.write_bytes(b"abc")
+    with pytest.raises(RunError, match=r"1 of 6 recordings are broken.*truncated"):
+        evaluate(encoder_file, RecordingFiles(listed), EvalConfig(workers=0), ALONE)
+    with pytest.raises(InputError, match="have no RGB pictures"):
+        evaluate(encoder_file, RecordingFiles(listed), EvalConfig(ceiling=True), ALONE)

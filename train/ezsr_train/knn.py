@@ -48,15 +48,15 @@ Pool = Callable[[], Iterator[Tensor]]
 def translate(embeddings: Tensor, pool: Pool, config: KnnConfig) -> Tensor:
     """Return the similarity-weighted mean of each row's k nearest pool rows, unit length.
 
-    embeddings float32 (B, D), unit length. The nearest are exact; the pool, of any size, is read
-    twice in blocks, and only k numbers a row are kept between. Raises InputError where the pool
-    has fewer than k rows, or of another width.
+    embeddings float32 (B, D), unit length, on the device to compute on. The nearest are exact; the
+    pool, of any size, is read twice in blocks, and only k numbers a row are kept between. Raises
+    InputError where the pool has fewer than k rows, or of another width.
     """
     best, index = _find_nearest(embeddings, pool, config.k)
     weights = F.softmax(best / config.temperature, dim=1)
     mean = torch.zeros_like(embeddings)
     first = 0
-    for block in _blocks(pool, embeddings.shape[1]):
+    for block in _blocks(pool, embeddings):
         row, column = torch.nonzero((index >= first) & (index < first + len(block)), as_tuple=True)
         chosen = block[index[row, column] - first] * weights[row, column, None]
         mean.index_add_(0, row, chosen)
@@ -66,10 +66,11 @@ def translate(embeddings: Tensor, pool: Pool, config: KnnConfig) -> Tensor:
 
 def _find_nearest(embeddings: Tensor, pool: Pool, k: int) -> tuple[Tensor, Tensor]:
     """Return the similarities of the k nearest pool rows, float32 (B, k), and their places."""
-    best = torch.full((len(embeddings), k), -torch.inf)
-    index = torch.full((len(embeddings), k), -1, dtype=torch.int64)
+    device = embeddings.device
+    best = torch.full((len(embeddings), k), -torch.inf, device=device)
+    index = torch.full((len(embeddings), k), -1, dtype=torch.int64, device=device)
     first = 0
-    for block in _blocks(pool, embeddings.shape[1]):
+    for block in _blocks(pool, embeddings):
         for start in range(0, len(embeddings), _QUERIES):
             part = slice(start, start + _QUERIES)
             nearness, place = (embeddings[part] @ block.T).topk(min(k, len(block)), dim=1)
@@ -83,13 +84,15 @@ def _find_nearest(embeddings: Tensor, pool: Pool, k: int) -> tuple[Tensor, Tenso
     return best, index
 
 
-def _blocks(pool: Pool, width: int) -> Iterator[Tensor]:
-    """Yield the pool's rows in unit length, float32, in blocks of bounded size."""
+def _blocks(pool: Pool, embeddings: Tensor) -> Iterator[Tensor]:
+    """Yield the pool's rows in unit length, float32, in blocks of bounded size, on the device."""
+    width = embeddings.shape[1]
     for rows in pool():
         if rows.shape[1] != width:
             raise InputError(f"pool: embeddings of {rows.shape[1]} dimensions, not {width}")
         for start in range(0, len(rows), _POOLED):
-            yield F.normalize(rows[start : start + _POOLED].float(), dim=1)
+            block = rows[start : start + _POOLED].to(embeddings.device)
+            yield F.normalize(block.float(), dim=1)
 
 
 def open_pool(source: str, teacher: Teacher, geometry: str) -> Pool:

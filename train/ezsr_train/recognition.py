@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, check_number
+from ezsr_shards.errors import (
+    ConfigError,
+    InputError,
+    OutputError,
+    RunError,
+    ShardError,
+    check_number,
+)
 from ezsr_shards.shardset import CONFIG_FILE, read_classes, read_json
 from ezsr_train.batches import ReadOptions
 from ezsr_train.checkpoint import code_version
-from ezsr_train.encoder import EncoderFacts, EventEncoder, open_encoder
+from ezsr_train.encoder import AUTHORS_PX, EncoderFacts, EventEncoder, open_encoder
 from ezsr_train.evaluate import Answer, Embedded, answer, embed_recordings, encode, teach
 from ezsr_train.knn import KnnConfig, open_pool, translate
 from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
@@ -41,7 +49,8 @@ class EvalConfig:
     """Its weights, as in ezsr-train."""
     protocol: Literal["fixed", "official"] = "fixed"
     """fixed: slices of a fixed length, evenly placed; official: the authors' evaluator, one random
-    slice of 15,000 +- 2,000 events, stretched to the input, OpenAI's templates for ImageNet."""
+    slice of 15,000 +- 2,000 events, stretched to 224x224 and from there to the tower's input by
+    nearest, OpenAI's templates for ImageNet."""
     slice_events: int = 0
     """Events in a slice; 0: as in training."""
     slices: int = 1
@@ -101,12 +110,16 @@ def evaluate(
     """
     if not recordings.classes:
         raise InputError("SHARDS: no classes, so there is nothing to name; give labelled data")
+    if config.ceiling and not _has_pictures(recordings):
+        raise InputError("ceiling: the recordings have no RGB pictures; leave --ceiling out")
     encoder, facts = open_encoder(Path(checkpoint))
     encoder = encoder.to(ranks.device)
     teacher = load_partner(facts, ranks.device, config.model, config.pretrained)
     names = name_classes(recordings.classes, config.classnames)
     chosen = _templates(config, recordings)
     texts = embed_classes_once(teacher, names, read_templates(chosen))
+    if config.protocol == "official":
+        encoder.events_px = AUTHORS_PX
     options = _read_options(config, encoder, facts)
     found = embed_recordings(
         recordings, options, encode(encoder, ranks), ranks, config.batch, config.workers
@@ -118,13 +131,13 @@ def evaluate(
     if config.pool is not None:
         pool = open_pool(config.pool, teacher, options.input.geometry)
         how = KnnConfig(config.knn, config.knn_temperature)
-        moved = replace(found, embeddings=translate(found.embeddings, pool, how))
-        variants["knn"] = tuple(answer(moved, texts, ranks))
+        if found.keys:  # there may be more ranks than recordings
+            rows = translate(found.embeddings.to(ranks.device), pool, how).cpu()
+            found = replace(found, embeddings=rows)
+        variants["knn"] = tuple(answer(found, texts, ranks))
     if config.ceiling:
         seen = _embed_pictures(recordings, options, teacher, config, ranks)
         variants["ceiling"] = tuple(answer(seen, texts, ranks))
-        if not variants["ceiling"]:
-            raise InputError("ceiling: no recording has an RGB picture; leave --ceiling out")
     return Report(
         tuple(names),
         tuple(answers),
@@ -137,6 +150,14 @@ def evaluate(
             "versions": {name: version(name) for name in _LIBRARIES} | {"code": code_version()},
         },
     )
+
+
+def _has_pictures(recordings: Recordings) -> bool:
+    """Return whether the first whole recording has a picture, and so probably all."""
+    for number in range(len(recordings)):
+        with suppress(ShardError):
+            return recordings.read(number, True).jpeg is not None
+    return False
 
 
 def check_out(folder: Path, overwrite: bool) -> None:

@@ -32,7 +32,7 @@ class Accuracy:
         n, p = max(self.total, 1), self.share
         middle = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-        return middle - half, middle + half
+        return max(middle - half, 0.0), min(middle + half, 1.0)
 
     def __str__(self) -> str:
         """Return it in percent, with its interval."""

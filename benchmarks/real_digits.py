@@ -44,8 +44,12 @@ def run(command: str, folder: Path) -> None:
     subprocess.run([where / program, *arguments], cwd=folder, check=True)
 
 
-def prepare(data: Path, folder: Path) -> None:
-    """Lay pictures and recordings out as class trees."""
+def prepare(data: Path, folder: Path) -> int:
+    """Lay pictures and recordings out as class trees; return how many pictures were left out.
+
+    Recording n shows MNIST's training picture n - 1; a picture of that number must be in no
+    training, or the recording would not be unseen.
+    """
     with zipfile.ZipFile(data / "mnist-subset.zip") as archive:
         archive.extractall(folder)
     for line in (data / "n-mnist" / "labels.txt").read_text().splitlines():
@@ -53,6 +57,11 @@ def prepare(data: Path, folder: Path) -> None:
         target = folder / "recordings" / "Test" / label / f"{number}.bin"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(data / "n-mnist" / f"{number}.bin", target)
+    shown = {int(path.stem) - 1 for path in folder.glob("recordings/Test/*/*.bin")}
+    recorded = [path for path in folder.glob("**/train/*/*.png") if int(path.stem) in shown]
+    for path in recorded:
+        path.unlink()
+    return len(recorded)
 
 
 def main() -> None:
@@ -67,7 +76,7 @@ def main() -> None:
     folder = options.work.resolve()
     shutil.rmtree(folder / "run", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    prepare(options.data.resolve(), folder)
+    left_out = prepare(options.data.resolve(), folder)
     (train,) = folder.glob("**/train")
     pictures = train.relative_to(folder).parent
     small_clip = f"python {ROOT}/benchmarks/small_clip.py {pictures}/train --out clip.safetensors"
@@ -103,6 +112,7 @@ def main() -> None:
         {
             "recordings": found,
             "synthetic test set": {name: summary[name] for name in kept},
+            "pictures left out, as their recordings are scored": left_out,
             "synthesis": SYNTHESIS,
             "training": TRAINING,
         },

@@ -24,6 +24,7 @@ import torch.nn.functional as F  # noqa: E402
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
 from ezsr_shards.importer import import_recordings, list_recordings  # noqa: E402
 from ezsr_shards.making import RunOptions  # noqa: E402
+from ezsr_shards.shard import write_shard  # noqa: E402
 from ezsr_shards.verify import iterate_samples  # noqa: E402
 from ezsr_train.batches import Batch, ReadOptions  # noqa: E402
 from ezsr_train.classify import EventClassifier  # noqa: E402
@@ -36,7 +37,7 @@ from ezsr_train.encoder import (  # noqa: E402
     save_encoder,
 )
 from ezsr_train.evaluate import accuracy, answer, embed_recordings  # noqa: E402
-from ezsr_train.knn import KnnConfig, open_pool, translate  # noqa: E402
+from ezsr_train.knn import KnnConfig, Pool, open_pool, translate  # noqa: E402
 from ezsr_train.prepare import SliceRule  # noqa: E402
 from ezsr_train.ranks import Ranks  # noqa: E402
 from ezsr_train.recognition import EvalConfig, evaluate  # noqa: E402
@@ -45,7 +46,7 @@ from ezsr_train.shard_files import open_shard_set  # noqa: E402
 from ezsr_train.teacher import load_teacher  # noqa: E402
 from ezsr_train.teacher_cache import embed_shards  # noqa: E402
 from ezsr_train.templates import NAMES, read_templates, templates_for  # noqa: E402
-from ezsr_train.texts import name_classes  # noqa: E402
+from ezsr_train.texts import load_partner, name_classes  # noqa: E402
 from ezsr_train.tower import normalize  # noqa: E402
 from ezsr_train.zeroshot import Accuracy, embed_classes, rank_classes  # noqa: E402
 
@@ -143,7 +144,7 @@ def test_slices_are_averaged_in_unit_length(world: Path, encoder_file: Path) -> 
     found = embed_recordings(shards, options, embed, ALONE, 7)
     recording = shards.read(3, False)
     rows = []
-    for view in rule.views(facts.input.slice_events, ""):
+    for view in rule.views(facts.input.slice_events, recording.events):
         start = int(view.place * (recording.events - view.length + 1))
         columns = {c: recording.read(c, start, start + view.length) for c in "xytp"}
         classifier = EventClassifier.from_checkpoint(encoder_file)
@@ -156,9 +157,9 @@ def test_slices_are_averaged_in_unit_length(world: Path, encoder_file: Path) -> 
 
 def test_official_slices_are_random_but_repeatable() -> None:
     rule = SliceRule(1, True, 2000, 0)
-    views = [rule.views(15_000, f"key{n}")[0] for n in range(400)]
-    assert views == [rule.views(15_000, f"key{n}")[0] for n in range(400)]
-    assert views != [replace(rule, seed=1).views(15_000, f"key{n}")[0] for n in range(400)]
+    views = [rule.views(15_000, n)[0] for n in range(400)]
+    assert views == [rule.views(15_000, n)[0] for n in range(400)]
+    assert views != [replace(rule, seed=1).views(15_000, n)[0] for n in range(400)]
     lengths = [view.length for view in views]
     assert min(lengths) >= 13_000
     assert max(lengths) <= 17_000
@@ -190,7 +191,7 @@ def test_translation_is_the_mean_of_the_nearest(k: int, blocks: list[int]) -> No
         for rows in np.split(pool, np.cumsum(blocks)[:-1]):
             yield torch.from_numpy(rows).float()
 
-    found = translate(torch.from_numpy(queries).float(), read, KnnConfig(k, 0.1))
+    found = translate(torch.from_numpy(queries).float(), Pool(read), KnnConfig(k, 0.1))
     assert np.allclose(found.numpy(), brute_force(queries, pool, k, 0.1), atol=1e-5)
 
 
@@ -206,15 +207,18 @@ def test_a_pool_may_be_a_file_or_a_shard_set(world: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="run ezsr-embed"):
         open_pool(str(tmp_path / "shards"), teacher, "stretch")
     embed_shards(open_shard_set(tmp_path / "shards"), teacher, "stretch", 0)
-    of_shards = torch.cat(list(open_pool(str(tmp_path / "shards"), teacher, "stretch")()))
+    of_shards = torch.cat(list(open_pool(str(tmp_path / "shards"), teacher, "stretch").read()))
     assert of_shards.shape == (24, 8)
     np.save(tmp_path / "pool.npy", of_shards.numpy())
-    of_file = torch.cat(list(open_pool(str(tmp_path / "pool.npy"), teacher, "stretch")()))
+    of_file = torch.cat(list(open_pool(str(tmp_path / "pool.npy"), teacher, "stretch").read()))
     assert torch.equal(of_file, of_shards)
     queries = F.normalize(of_shards[:5], dim=1)
     with pytest.raises(InputError, match="24 embeddings, fewer than --knn 25"):
         translate(queries, open_pool(str(tmp_path / "pool.npy"), teacher, "stretch"), KnnConfig(25))
-    for wrong in (np.zeros(3, "f4"), np.zeros((3, 2), "i4"), np.zeros((30, 3), "f4")):
+    hole, nothing = np.ones((30, 8), "f4"), np.ones((30, 8), "f4")
+    hole[7, 3], nothing[9] = np.nan, 0
+    shapes = (np.zeros(3, "f4"), np.zeros((3, 2), "i4"), np.zeros((30, 3), "f4"))
+    for wrong in (*shapes, hole, nothing):
         np.save(tmp_path / "wrong.npy", wrong)
         with pytest.raises(InputError, match="pool"):
             translate(queries, open_pool(str(tmp_path / "wrong.npy"), teacher, ""), KnnConfig(2))
@@ -235,7 +239,7 @@ def test_a_report_says_what_was_done_and_found(
     said = capsys.readouterr().out
     facts = json.loads((out / "report.json").read_text())
     with open(out / "answers.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["embeddings"] == "events"]
     assert len(rows) == facts["recordings"] == 24
     hits = sum(row["nearest"].split()[0] == row["class"] for row in rows)
     within = sum(row["class"] in row["nearest"].split()[:5] for row in rows)
@@ -247,6 +251,7 @@ def test_a_report_says_what_was_done_and_found(
     assert facts["knn"]["recordings"] == facts["ceiling"]["recordings"] == 24
     assert facts["protocol"]["slice_events"] == 1000
     assert facts["protocol"]["knn"] == 3
+    assert facts["protocol"]["knn_pool_is"] == "the evaluated pictures themselves"
     assert facts["checkpoint"]["text_tower_sha256"] == teacher.sha256
     assert facts["data"]["shards_sha256"] == open_shard_set(shards).identity
     text = (out / "report.md").read_text()
@@ -270,9 +275,11 @@ def test_the_official_protocol_is_fixed_and_said(world: Path, encoder_file: Path
         2000,
         "stretch",
     )
+    assert told["event_image_px"] == 32
+    assert told["protocol"] == "official, adapted to this encoder"
     assert told["templates"] == "imagenet"
     assert len(told["prompts"]) == 80
-    for options in ({"slices": 2}, {"slice_events": 10}, {"templates": "plain"}):
+    for options in ({"slices": 2}, {"slice_events": 10}, {"templates": "a"}, {"classnames": "b"}):
         with pytest.raises(ConfigError, match="the official protocol fixes it"):
             EvalConfig(protocol="official", **options)  # type: ignore[arg-type]
 
@@ -440,7 +447,7 @@ def test_a_classifier_says_what_is_wrong(events: object, message: str, encoder_f
     classifier = EventClassifier.from_checkpoint(encoder_file)
     with pytest.raises((ConfigError, InputError), match=message):
         classifier.embed(events)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="give a list of texts"):
+    with pytest.raises(ConfigError, match="give a list of different texts"):
         classifier.classify(np.zeros((1, 4)), "a dog")
 
 
@@ -505,3 +512,94 @@ def test_files_as_they_lie_are_scored_as_their_shards_are(
         evaluate(encoder_file, RecordingFiles(listed), EvalConfig(workers=0), ALONE)
     with pytest.raises(InputError, match="have no RGB pictures"):
         evaluate(encoder_file, RecordingFiles(listed), EvalConfig(ceiling=True), ALONE)
+
+
+def test_labels_are_places_in_the_list_of_classes_or_refused(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    """Tars with .cls members and no names leave gaps; numbering them anew would name wrongly."""
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    path = tmp_path / "shards" / "classes.json"
+    facts = json.loads(path.read_text())
+    facts["classes"] = [entry for entry in facts["classes"] if entry["index"] % 2]
+    path.write_text(json.dumps(facts))
+    shards = open_shard_set(tmp_path / "shards")
+    with pytest.raises(InputError, match="not numbered from 0 without a gap"):
+        evaluate(encoder_file, shards, EvalConfig(workers=0), ALONE)
+
+
+def test_a_remote_set_is_scored_as_the_same_set_near(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    for n in range(3):
+        write_aer40(tmp_path / "N-MNIST" / "Test" / str(n) / f"{n}.bin", n)
+    import_recordings("n-mnist", tmp_path / "N-MNIST", tmp_path / "near", None, RunOptions(1))
+    far = open_shard_set((tmp_path / "near").as_uri(), str(tmp_path / "cache"))
+    told = EvalConfig(workers=0)
+    there = evaluate(encoder_file, far, told, ALONE)
+    here = evaluate(encoder_file, open_shard_set(tmp_path / "near"), told, ALONE)
+    assert there.answers == here.answers
+    assert there.facts["protocol"] == here.facts["protocol"]
+    assert there.facts["data"] == here.facts["data"]
+
+
+def test_a_ceiling_of_broken_pictures_is_not_printed(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    samples = list(iterate_samples(world / "shards"))
+    broken = [replace(s, jpeg=b"no picture") if n else s for n, s in enumerate(samples)]
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    tars = sorted((tmp_path / "shards").glob("*.tar"))
+    for n, tar in enumerate(tars):
+        write_shard(tar, broken[n * 5 : n * 5 + 5])
+    shards = open_shard_set(tmp_path / "shards")
+    assert evaluate(encoder_file, shards, EvalConfig(workers=0), ALONE).top1.total == 24
+    with pytest.raises(RunError, match="23 of 24 recordings are broken"):
+        evaluate(encoder_file, shards, EvalConfig(workers=0, ceiling=True), ALONE)
+
+
+def test_training_goes_on_from_a_file_only_as_it_was_fed(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    teacher = load_teacher(str(world / "clip.safetensors"), None, ALONE.device)
+    told = InputConfig(slice_events=500)
+    begun = make_student(teacher, told, None, str(encoder_file))
+    expected = open_encoder(encoder_file)[0].state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in begun.state_dict().items())
+    assert all(weight.requires_grad for weight in begun.parameters())
+    for name, value in (("representation", "voxel"), ("geometry", "crop"), ("events_px", 64)):
+        with pytest.raises(ConfigError, match=rf"input\.{name} {value}: .* say --input\.{name}"):
+            make_student(teacher, replace(told, **{name: value}), None, str(encoder_file))
+    with pytest.raises(InputError, match="was trained against"):
+        make_student(load_teacher("toy", None, ALONE.device), told, None, str(encoder_file))
+
+
+def test_a_partner_that_cannot_be_proved_must_have_the_right_name(encoder_file: Path) -> None:
+    _, facts = open_encoder(encoder_file)
+    unproved = replace(facts, teacher_sha256="", model="ViT-B-16-quickgelu", pretrained="openai")
+    with pytest.raises(InputError, match="belongs to ViT-B-16-quickgelu"):
+        load_partner(unproved, ALONE.device, "ViT-B-32-quickgelu", "openai")
+    with pytest.raises(InputError, match=r"nowhere\.pt"):
+        load_partner(unproved, ALONE.device, None, "nowhere.pt")
+
+
+def test_one_command_on_two_processes_with_readers_says_the_same(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    reports = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={count}", "-m", "ezsr_train.cli_evaluate"]
+        command += [str(world / "shards"), "--checkpoint", str(encoder_file), "--out", str(out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, "--batch", "5", "--slices", "2"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        reports.append(((out / "answers.csv").read_text(), (out / "report.json").read_text()))
+    assert reports[0] == reports[1]

@@ -156,7 +156,7 @@ def test_dvs128_turns_into_the_other_conventions() -> None:
     raw = decode_aedat2_dvs128(aedat2((5 << 8 | 20 << 1 | 1, 0)))
 
     def first(convention: Convention) -> tuple[int, int, int]:
-        events = arrange(raw, 0, 0, convention)
+        events = arrange(raw, 128, 128, convention)
         return int(events.x[0]), int(events.y[0]), int(events.p[0])
 
     assert first(Convention(swap_xy=True)) == (127 - 20, 127 - 5, 0)  # jAER's screen

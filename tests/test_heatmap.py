@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_maps_are_likeness_less_what_all_texts_share(
     maps = map_texts(encoder, teacher, events, texts, TOLD, how, others)
     assert maps.shape == (2, 4, 4)
     read = ReadOptions(TOLD, 32, None)
-    item = prepare_item(StreamRecording(events), None, 0, read, View(800, 0.5))
+    item = prepare_item(StreamRecording(events), None, read, View(800, 0.5))
     images = normalize(encoder.draw(collate([item]).events), encoder.spec)
     patches = embed_patches(encoder.visual, images, "kk" if method == "surgery" else "qk")
     with torch.no_grad():
@@ -133,9 +134,9 @@ def test_the_command_draws_a_panel_per_text(
         assert sheet.size == (4 * 308 + 8, 200 + 8 + 26)
         pixels = np.asarray(sheet)
     events = next(iterate_samples(world / "shards")).events
-    middle = slice((len(events) - 800) // 2, (len(events) - 800) // 2 + 800)
-    drawn = accumulation_image(heatmap_module._middle_slice(events, 800))
-    assert len(events.t[middle]) == 800
+    start = int(0.5 * (len(events) - 800 + 1))
+    middle = {name: getattr(events, name)[start : start + 800] for name in "xytp"}
+    drawn = accumulation_image(replace(events, **middle))
     panel = pixels[8:208, 8 + 308 : 308 + 308]
     shown = np.asarray(Image.fromarray(drawn).resize((300, 200), Image.Resampling.NEAREST))
     assert np.array_equal(panel, shown)

@@ -208,7 +208,7 @@ def test_the_command_line_imports_describes_and_draws(
     said = capsys.readouterr().out
     assert "4 samples with 0.0 M events from 4 recordings" in said
     assert "flip_y, invert_polarity" in said
-    assert "n-mnist, sensor 34x34" in said
+    assert "n-mnist, sensor as it tells" in said
     assert (tmp_path / "out" / "view.png").stat().st_size > 5000
 
 
@@ -284,10 +284,67 @@ def test_facts_of_an_import_are_in_its_configuration(digits: Path, tmp_path: Pat
     facts = json.loads((tmp_path / "out" / "config.json").read_text())
     assert facts["import"] == {
         "format": "n-mnist",
-        "size": "34x34",
+        "size": None,
+        "labels": "auto",
         "swap_xy": False,
         "flip_x": False,
         "flip_y": False,
         "invert_polarity": False,
     }
     assert facts["root"] == str(digits)
+
+
+def test_classes_are_all_folders_whichever_are_chosen(tmp_path: Path) -> None:
+    for n in range(6):
+        write_npz(tmp_path / "tree" / f"c{n % 3}" / f"{n}.npz", n)
+    (tmp_path / "list.txt").write_text("c1/1.npz\nc2/2.npz\n")
+    told = ImportOptions(size="34x34", list=str(tmp_path / "list.txt"))
+    found = list_recordings("npz", tmp_path / "tree", told)
+    assert [entry.folder for entry in found.classes] == ["c0", "c1", "c2"]
+    assert found.labels == {"c1/1.npz": 1, "c2/2.npz": 2}
+    write_npz(tmp_path / "tree" / "stray.npz", 7)
+    with pytest.raises(InputError, match=r"'stray\.npz' does not lie exactly one folder deep"):
+        list_recordings("npz", tmp_path / "tree", ImportOptions(size="34x34"))
+    none = list_recordings("npz", tmp_path / "tree", ImportOptions(size="34x34", labels="none"))
+    assert len(none.paths) == 7
+    assert none.classes == ()
+
+
+def test_only_archives_with_copies_lose_them(tmp_path: Path) -> None:
+    for name in ("walk", "walk (1)", "walk (2)", "run(1)"):
+        write_npz(tmp_path / "npz" / "c" / f"{name}.npz", 1)
+    assert len(list_recordings("npz", tmp_path / "npz", ImportOptions(size="34x34")).paths) == 4
+    for name in ("a", "a(1)", "b(1)"):
+        (tmp_path / "daily" / "walk").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "daily" / "walk" / f"{name}.aedat").write_bytes(b"")
+    found = list_recordings("daily-action", tmp_path / "daily").paths
+    assert sorted(found) == ["walk/a.aedat", "walk/b(1).aedat"]
+
+
+def test_the_users_sensor_goes_before_the_files(tmp_path: Path) -> None:
+    header = b"% evt 2.0\n% geometry 1280x720\n% end\n"
+    words = struct.pack("<II", 0x8 << 28, 0x1 << 28 | 5 << 11 | 7)
+    (tmp_path / "one.raw").write_bytes(header + words)
+    assert open_recording(tmp_path / "one.raw").width == 1280
+    assert open_recording(tmp_path / "one.raw", size=(640, 480)).width == 640
+
+
+def test_what_an_import_lacks_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_npz(tmp_path / "tree" / "c" / "1.npz", 1)
+    words = ["import", "--format", "npz", str(tmp_path / "tree"), str(tmp_path / "out")]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "give size WxH" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--size", "34x34", "--workers", "1"]) == 0
+
+
+def test_pickles_are_opened_only_where_they_are_allowed(tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ConfigError, match="a Python pickle, which can run code"):
+        open_recording(tmp_path / "one.npy", "bullying10k")
+    with pytest.raises(RecordingError):
+        open_recording(tmp_path / "one.npy", "bullying10k", allow_pickle=True)

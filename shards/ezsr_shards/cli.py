@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _import(options: Any) -> str:
-    names = ("split", "list", "size", "shard_size", "allow_pickle")
+    names = ("split", "list", "size", "labels", "shard_size", "allow_pickle")
     axes = ("swap_xy", "flip_x", "flip_y", "invert_polarity")
     convention = Convention(**{name: options[name] for name in axes})
     chosen = ImportOptions(**{name: options[name] for name in names}, convention=convention)
@@ -166,7 +166,7 @@ def describe(folder: Path) -> str:
     else:
         how = config.get("import", {})
         turned = [name for name in Convention.__dataclass_fields__ if how.get(name)]
-        lines.append(("format", f"{how.get('format')}, sensor {how.get('size') or 'as told'}"))
+        lines.append(("format", f"{how.get('format')}, sensor {how.get('size') or 'as it tells'}"))
         lines.append(("turned", ", ".join(turned) or "nothing"))
     return "\n".join(f"{name:12}{value}" for name, value in lines)
 

@@ -44,6 +44,7 @@ class DataSet:
     classes   whether `classes/NAME.json` lists them; else the folders are the classes
     splits    split -> what paths under ROOT belong to it, a pattern found in "folder/file"
     pickled   whether the files are pickles, so that the user must allow them
+    copies    whether the archive holds files twice, the second as `name(1).suffix`
     advice    where the split that others use is to be had, if the files do not tell
     """
 
@@ -53,6 +54,7 @@ class DataSet:
     classes: bool = False
     splits: Mapping[str, str] = field(default_factory=dict)
     pickled: bool = False
+    copies: bool = False
     advice: str = ""
 
 
@@ -111,7 +113,14 @@ DATA_SETS: Mapping[str, DataSet] = {
             advice="its splits are train.txt, val.txt, test.txt, of which the last two share 555 "
             "recordings: --list FILE",
         ),
-        DataSet("daily-action", {".aedat": read_aedat2_jaer}, (128, 128), True, advice=_NO_SPLIT),
+        DataSet(
+            "daily-action",
+            {".aedat": read_aedat2_jaer},
+            (128, 128),
+            True,
+            copies=True,
+            advice=_NO_SPLIT,
+        ),
         DataSet("paf", {".aedat": read_aedat2_davis346}, (346, 260), True, advice=_NO_SPLIT),
         DataSet(
             "bullying10k",
@@ -194,11 +203,12 @@ def open_recording(
     format: str | None = None,
     size: tuple[int, int] | None = None,
     convention: Convention = AS_READ,
+    allow_pickle: bool = False,
 ) -> EventStream:
     """Read one recording of any importable format.
 
     The reader is told by `format`, a data set's or format's name, else by the suffix; the sensor's
-    (width, height) by `size`, else by the file or the data set.
+    (width, height) by `size`, else by the file, else by the data set.
     Raises ConfigError where neither is told, InputError where there is no such file, and
     RecordingError where it cannot be used.
     """
@@ -212,10 +222,14 @@ def open_recording(
         raise ConfigError(f"recording {path}: its suffix is none of {known}{hint}")
     if not path.is_file():
         raise InputError(f"recording {path}: no such file")
+    if data_set and data_set.pickled and not allow_pickle:
+        raise ConfigError(
+            f"recording {path}: a Python pickle, which can run code; import it first, with "
+            f"ezsr-shards import --allow-pickle"
+        )
     raw = reader(path)
-    sensor = size or (data_set.size if data_set else None)
-    if sensor is None and raw.width and raw.height:
-        sensor = raw.width, raw.height
+    told = (raw.width, raw.height) if raw.width and raw.height else None
+    sensor = size or told or (data_set.size if data_set else None)
     if sensor is None:
         raise ConfigError(f"recording {path}: it does not tell its sensor; give size WxH or format")
     return arrange(raw, *sensor, convention)

@@ -7,11 +7,13 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
+from typing import Literal
 
 from ezsr_shards.datasets import (
     DataSet,
@@ -56,6 +58,8 @@ class ImportOptions:
     """File that lists the recordings of a split, one path a line; the last two parts count."""
     size: str | None = None
     """Sensor WxH in pixels, where neither the data set nor the file tells, or tells wrongly."""
+    labels: Literal["auto", "none"] = "auto"
+    """none: import without labels, whatever the folders."""
     shard_size: int = 0
     """Recordings in a shard; 0 chooses."""
     allow_pickle: bool = False
@@ -87,9 +91,15 @@ class RecordingList:
     size: tuple[int, int] | None
     convention: Convention
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError where the first recording cannot be read for want of an option."""
+        if self.paths:
+            with suppress(RecordingError):
+                self.open(self.paths[0])
+
     def open(self, path: str) -> EventStream:
         """Read one; raise RecordingError where it cannot be used."""
-        return open_recording(self.root / path, self.format, self.size, self.convention)
+        return open_recording(self.root / path, self.format, self.size, self.convention, True)
 
 
 def list_recordings(
@@ -102,10 +112,11 @@ def list_recordings(
             f"format {format}: its files are Python pickles, which can run code; say "
             f"--allow-pickle to read them by a reader that knows numpy arrays only"
         )
-    size = parse_size(options.size) if options.size else data_set.size
-    paths, split = _select(data_set, root, options)
-    check_packages(paths)
-    classes, labels = _label(data_set, root, paths)
+    size = parse_size(options.size) if options.size else None
+    there = _find_files(data_set, root)
+    check_packages(there)
+    paths, split = _select(data_set, root, there, options)
+    classes, labels = _label(data_set, root, there, paths, options)
     return RecordingList(
         root, format, tuple(paths), labels, classes, split, size, options.convention
     )
@@ -158,7 +169,8 @@ def import_recordings(
         "listing": fingerprint(listed.paths, listed.classes),
         "import": {
             "format": format,
-            "size": "x".join(map(str, listed.size)) if listed.size else None,
+            "size": options.size,
+            "labels": options.labels,
             **asdict(listed.convention),
         },
     }
@@ -183,9 +195,10 @@ def import_recordings(
     return make_set(plan, tasks(), partial(make_import_shard, plan=how), run or RunOptions())
 
 
-def _select(data_set: DataSet, root: Path, options: ImportOptions) -> tuple[list[str], str | None]:
+def _select(
+    data_set: DataSet, root: Path, paths: list[str], options: ImportOptions
+) -> tuple[list[str], str | None]:
     """Return the paths to import, relative to ROOT in mixed order, and what the split is called."""
-    paths = _find_files(data_set, root)
     if options.list is not None:
         listed = Path(options.list)
         return mix(_keep_listed(paths, listed)), f"{listed.stem} {_hash_file(listed)[:12]}"
@@ -211,7 +224,7 @@ def _select(data_set: DataSet, root: Path, options: ImportOptions) -> tuple[list
 
 
 def _find_files(data_set: DataSet, root: Path) -> list[str]:
-    """Return all recordings under ROOT, sorted, without copies such as `name(1).aedat`."""
+    """Return all recordings under ROOT, sorted; of copies such as `name(1).aedat` the first."""
     if not root.is_dir():
         raise InputError(f"ROOT {root}: no such folder")
     paths = []
@@ -223,7 +236,7 @@ def _find_files(data_set: DataSet, root: Path) -> list[str]:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in data_set.readers and not file.startswith("."):
                 original = _COPY.sub("", stem) + suffix
-                if original == file or original not in there:
+                if not data_set.copies or original == file or original not in there:
                     paths.append(os.path.normpath(os.path.join(inside, file)).replace(os.sep, "/"))
     if not paths:
         suffixes = " or ".join(data_set.readers)
@@ -268,9 +281,11 @@ def _hash_file(path: Path) -> str:
 
 
 def _label(
-    data_set: DataSet, root: Path, paths: list[str]
+    data_set: DataSet, root: Path, there: list[str], paths: list[str], options: ImportOptions
 ) -> tuple[tuple[ShardClass, ...], Mapping[str, int | None]]:
-    """Return all classes there are, and the label of each path."""
+    """Return all classes there are, chosen or not, and the label of each path."""
+    if options.labels == "none":
+        return (), dict.fromkeys(paths)
     if data_set.classes:
         known = known_classes(data_set.name)
         folders = {_bare(f): one.shown.index for one in known for f in one.folders}
@@ -282,9 +297,15 @@ def _label(
                     f"{known[0].shown.folder!r}"
                 )
         return tuple(one.shown for one in known), labels
-    if any(path.count("/") != 1 for path in paths):
+    if all("/" not in path for path in there):
         return (), dict.fromkeys(paths)
-    own = {folder: n for n, folder in enumerate(sorted({path.split("/")[0] for path in paths}))}
+    stray = next((path for path in there if path.count("/") != 1), None)
+    if stray is not None:
+        raise InputError(
+            f"ROOT {root}: {stray!r} does not lie exactly one folder deep, so folders are no "
+            f"classes; give the folder that holds the class folders, or say --labels none"
+        )
+    own = {folder: n for n, folder in enumerate(sorted({path.split("/")[0] for path in there}))}
     classes = tuple(ShardClass(n, folder.replace("_", " "), folder) for folder, n in own.items())
     return classes, {path: own[path.split("/")[0]] for path in paths}
 
@@ -309,7 +330,9 @@ def make_import_shard(
     tally = Tally()
     samples = _read_samples(task, plan, tally, on_recording)
     versions = {"python": platform.python_version()}
-    versions |= {library: version(library) for library in ("ezsr", "numpy", "isal")}
+    for library in ("ezsr", "numpy", "isal", "aedat", "h5py", "hdf5plugin"):
+        with suppress(PackageNotFoundError):
+            versions[library] = version(library)
     name = shard_name(plan.name, task.index)
     return finish_shard(plan.folder, name, samples, tally, plan.config_hash, versions)
 

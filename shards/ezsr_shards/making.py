@@ -49,7 +49,7 @@ class RunOptions:
     workers: int = 0
     """Worker processes; 0: as many as the CPUs that this process may use."""
     max_failures: float = 0.01
-    """Share of pictures that may give no sample before the run ends with an error."""
+    """Share of pictures, or recordings, that may give no sample before the run counts as failed."""
     overwrite: bool = False
     """Delete the shard set in OUT and start anew."""
 

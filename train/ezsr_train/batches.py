@@ -164,10 +164,10 @@ class TrainingSamples(Dataset["Item | Skipped"]):
         for _ in range(_ATTEMPTS):
             rng = np.random.Generator(np.random.PCG64([self._seed, place.number, 1]))
             view = draw_view(self._options.input, self._augment, rng)
-            shard, classes = self._shards.shards[place.shard], len(self._shards.classes)
+            shard = self._shards.shards[place.shard]
             try:
                 recording = read_recording(shard, place.index, self._options.with_picture)
-                item = prepare_item(recording, shard, classes, self._options, view, rng)
+                item = prepare_item(recording, shard, self._options, view, rng)
                 return replace(item, skipped=tuple(skipped))
             except ShardError as error:
                 skipped.append(Skipped.of(shard.path.name, error))
@@ -189,11 +189,11 @@ class EvaluationSamples(Dataset["Slices | Skipped"]):
         options, source = self._options, self._recordings
         try:
             recording = source.read(number, options.with_picture)
-            views = options.rule.views(options.input.slice_events, recording.key)
+            if recording.label >= len(source.classes) > 0:
+                raise ShardError(f"sample {recording.key}: label {recording.label} names no class")
+            views = options.rule.views(options.input.slice_events, recording.events)
             shard = source.place_of(number)[0] if isinstance(source, ShardSet) else None
-            return tuple(
-                prepare_item(recording, shard, len(source.classes), options, v) for v in views
-            )
+            return tuple(prepare_item(recording, shard, options, view) for view in views)
         except ShardError as error:
             return Skipped.of(source.origin(number), error)
 
@@ -201,7 +201,6 @@ class EvaluationSamples(Dataset["Slices | Skipped"]):
 def prepare_item(
     recording: Recording,
     shard: Shard | None,
-    classes: int,
     options: ReadOptions,
     view: View,
     rng: np.random.Generator | None = None,
@@ -210,8 +209,6 @@ def prepare_item(
 
     `shard` is the one that it lies in, which tells where its cached embedding is.
     """
-    if recording.label >= classes > 0:
-        raise ShardError(f"sample {recording.key}: label {recording.label} names no class")
     events = cut_slice(recording, options.input, options.events_px, view, rng)
     picture = embedding = None
     if options.cache is not None and shard is not None:

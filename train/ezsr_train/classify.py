@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ezsr_shards.datasets import open_recording
-from ezsr_shards.errors import ConfigError
+from ezsr_shards.errors import ConfigError, check_number
 from ezsr_shards.events import EventStream
 from ezsr_shards.formats.arrays import raw_from_array, raw_from_columns
 from ezsr_shards.formats.raw import arrange
@@ -87,8 +87,8 @@ class EventClassifier:
         slices: int = 1,
     ) -> list[dict[str, float]]:
         """Return the probabilities for each of several recordings."""
-        if isinstance(texts, str) or not texts:
-            raise ConfigError(f"texts {texts!r}: give a list of texts to choose from")
+        if isinstance(texts, str) or not texts or len(set(texts)) < len(texts):
+            raise ConfigError(f"texts {texts!r}: give a list of different texts to choose from")
         rows = self.embed_all(recordings, size, format, slices)
         prompts = embed_classes(self.teacher.clip, self.teacher.tokenizer, list(texts), ("{}",))
         scale = self.teacher.clip.logit_scale.exp()  # type: ignore[operator]
@@ -114,12 +114,13 @@ class EventClassifier:
         slices: int = 1,
     ) -> Tensor:
         """Return the embeddings of several recordings, float32 (B, D), unit length, on the CPU."""
+        check_number("slices", slices, 1, 1000)
         options = ReadOptions(self.facts.input, self.encoder.events_px, None)
         rule, rows, items = SliceRule(slices), list[Tensor](), list[Item]()
         for events in recordings:
             recording = StreamRecording(as_stream(events, size, format))
-            views = rule.views(options.input.slice_events, recording.key)
-            items += [prepare_item(recording, None, 0, options, view) for view in views]
+            views = rule.views(options.input.slice_events, recording.events)
+            items += [prepare_item(recording, None, options, view) for view in views]
             if len(items) >= _AT_ONCE:
                 rows.append(self._embed(items))
                 items = []
@@ -137,9 +138,11 @@ class EventClassifier:
 def as_stream(events: Events, size: Size | None = None, format: str | None = None) -> EventStream:
     """Return a recording in whatever form as an EventStream.
 
-    Raises ConfigError where the sensor's size is not known, RecordingError for broken events.
+    Raises ConfigError where the sensor's size is not known, RecordingError or ShardError for
+    broken events.
     """
     if isinstance(events, EventStream):
+        events.check()
         return events
     if isinstance(events, str | Path):
         return open_recording(events, format, size)

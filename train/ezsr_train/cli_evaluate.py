@@ -17,7 +17,7 @@ from ezsr_train.cli import run_command
 
 try:
     from ezsr_train.encoder import open_encoder
-    from ezsr_train.export import export_open_clip
+    from ezsr_train.export import check_export, export_open_clip
     from ezsr_train.heatmap import HeatmapOptions, draw_heatmap
     from ezsr_train.ranks import join_ranks
     from ezsr_train.recognition import EvalConfig, check_out, evaluate
@@ -111,8 +111,7 @@ def _evaluate(options: Namespace) -> None:
     if options.source is None:
         raise ConfigError("SHARDS: give a shard set, or --format F and the data set's folder")
     with join_ranks() as ranks:
-        if ranks.first:
-            check_out(out, options.overwrite)
+        check_out(out, options.overwrite)
         recordings = _open(options)
         report = evaluate(options.checkpoint, recordings, config, ranks, options.source)
         if ranks.first:
@@ -135,10 +134,14 @@ def _open(options: Namespace) -> Recordings:
 def _export(options: Namespace, config: EvalConfig, out: Path) -> None:
     if options.export != "open_clip":
         raise ConfigError(f"export {options.export!r}: only open_clip is known")
+    if options.source is not None:
+        raise ConfigError(f"SHARDS {options.source}: --export scores nothing; leave it out")
+    check_export(out, options.overwrite)
     with join_ranks() as ranks:
         encoder, facts = open_encoder(Path(options.checkpoint))
         teacher = load_partner(facts, ranks.device, config.model, config.pretrained)
-        export_open_clip(encoder, teacher, out)
+        if ranks.first:
+            export_open_clip(encoder, teacher, out)
     say(f"wrote {out}; open_clip.create_model('local-dir:{out}') loads it")
 
 

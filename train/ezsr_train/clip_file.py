@@ -6,7 +6,6 @@ No network and no registry are needed to load such a file, and nothing in it is 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,11 +127,12 @@ def read_weights(path: Path, what: str = "pretrained") -> dict[str, Tensor]:
         return read_safetensors(path)[0]
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except OSError as error:
+        raise InputError(f"{what} {path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # whatever torch and pickle make of other files
         raise InputError(
-            f"{what} {path}: not a file of plain weights ({reason}); a TorchScript archive or "
-            f"a pickled object is not loaded: save its state_dict"
+            f"{what} {path}: not a file of plain weights; a TorchScript archive or a pickled "
+            f"object is not loaded: save its state_dict"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ezsr_shards.errors import InputError
+from ezsr_shards.errors import ConfigError, InputError
 from ezsr_shards.shard import write_atomically
 from ezsr_train.clip_file import load_strictly, read_safetensors
 from ezsr_train.config import InputConfig
@@ -64,12 +64,8 @@ def make_student(
     `init` is an encoder's file, of ours or of the authors', to begin with instead.
     """
     if init is not None:
-        begun, _ = open_encoder(Path(init))
-        if begun.spec.embed_dim != teacher.spec.embed_dim:
-            raise InputError(
-                f"init {init}: its embeddings have {begun.spec.embed_dim} dimensions, the "
-                f"teacher's {teacher.spec.embed_dim}; give the CLIP that it was trained against"
-            )
+        begun, facts = open_encoder(Path(init))
+        _check_init(init, facts, teacher, input)
         spec, tower = begun.spec, begun.visual
     elif student is None:
         spec = teacher.spec
@@ -78,6 +74,23 @@ def make_student(
         spec = teacher.spec.resize(read_vision_cfg(student))
         tower = build_tower(spec, f"student {student}")
     return EventEncoder(tower.requires_grad_(True), spec, input)
+
+
+def _check_init(init: str, facts: EncoderFacts, teacher: Teacher, input: InputConfig) -> None:
+    """Raise unless a file belongs to the teacher, and was fed as this training will feed it."""
+    known = facts.teacher_sha256
+    same = known == teacher.sha256 if known else teacher.name.startswith(f"{facts.model}.")
+    if not same or facts.spec.embed_dim != teacher.spec.embed_dim:
+        raise InputError(
+            f"init {init}: was trained against {facts.model}, not this {teacher.name}; give that "
+            f"CLIP with --model and --pretrained"
+        )
+    for name in ("representation", "geometry", "events_px"):
+        before, now = getattr(facts.input, name), getattr(input, name)
+        if before != now:
+            raise ConfigError(
+                f"input.{name} {now}: {init} was fed with {before}; say --input.{name} {before}"
+            )
 
 
 @dataclass(frozen=True)

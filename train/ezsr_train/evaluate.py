@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ezsr_shards.errors import InputError
+from ezsr_shards.shardset import ShardClass
 from ezsr_train.batches import Batch, ReadOptions, Skipped, evaluation_batches
 from ezsr_train.encoder import EventEncoder
 from ezsr_train.prepare import MIDDLE_SLICE
@@ -90,6 +91,17 @@ def answer(embedded: Embedded, classes: Tensor, ranks: Ranks) -> list[Answer]:
     return sorted(ranks.collect(mine), key=lambda one: one.key)
 
 
+def check_classes(classes: Sequence[ShardClass]) -> None:
+    """Raise InputError unless there are classes, and labels are their places in the list."""
+    if not classes:
+        raise InputError("no classes, so there is nothing to name; give a labelled set")
+    if [entry.index for entry in classes] != list(range(len(classes))):
+        raise InputError(
+            f"classes.json: {len(classes)} classes, but not numbered from 0 without a gap, so that "
+            f"some have no name; make the set with --classnames that names all"
+        )
+
+
 def accuracy(answers: list[Answer], most: int = 1) -> Accuracy:
     """Count the answers whose class is among their `most` nearest."""
     return Accuracy(sum(one.label in one.nearest[:most] for one in answers), len(answers))
@@ -143,8 +155,7 @@ class Evaluator:
         workers: int,
     ) -> None:
         """Embed the class names, and score the teacher."""
-        if not shards.classes:
-            raise InputError("VAL: this shard set has no classes, so there is nothing to name")
+        check_classes(shards.classes)
         self._shards, self._options, self._ranks = shards, options, ranks
         self._workers = workers
         names = [entry.name for entry in shards.classes]

@@ -17,6 +17,12 @@ from ezsr_train.teacher import Teacher
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
 
+def check_export(folder: Path, overwrite: bool) -> None:
+    """Raise OutputError where a folder holds anything that would be mixed with or overwritten."""
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"out {folder}: is not empty; give another folder, or --overwrite")
+
+
 def export_open_clip(encoder: EventEncoder, teacher: Teacher, folder: Path) -> None:
     """Write a CLIP whose image tower is the encoder's, as `open_clip.create_model` reads it.
 

@@ -128,7 +128,7 @@ def _find_sample(path: Path, options: HeatmapOptions) -> Sample:
 
 
 def _middle_slice(events: EventStream, length: int) -> EventStream:
-    first = max(len(events) - length, 0) // 2
+    first = int(0.5 * (max(len(events) - length, 0) + 1))  # as `cut_slice` begins
     part = slice(first, first + length)
     return replace(events, x=events.x[part], y=events.y[part], t=events.t[part], p=events.p[part])
 
@@ -154,6 +154,8 @@ def map_texts(
     encoder sees of the sensor.
     """
     patches = F.normalize(_embed(encoder, events, told, options), dim=-1)
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"text {list(texts)}: give different texts")
     more = [other for other in others if other not in texts]
     if len(texts) + len(more) == 1:
         more = list(_SAYS_NOTHING)
@@ -175,8 +177,8 @@ def _embed(
         )
     input_px = options.input_px or 2 * encoder.spec.size_px
     read = ReadOptions(told, input_px if resnet else encoder.events_px, None)
-    (view,) = MIDDLE_SLICE.views(told.slice_events, "")
-    packed = collate([prepare_item(StreamRecording(events), None, 0, read, view)]).events
+    (view,) = MIDDLE_SLICE.views(told.slice_events, len(events))
+    packed = collate([prepare_item(StreamRecording(events), None, read, view)]).events
     attention: Attention = "qk" if options.method == "raw" else "v" if resnet else "kk"
     if options.method == "surgery" and options.attention != "auto":
         attention = options.attention
@@ -219,7 +221,8 @@ def draw_panels(
     left, top, width, height = seen_part(events.width, events.height, geometry, View(1))
     box = tuple(round(side * zoom) for side in (left, top, left + width, top + height))
     for text, heat in zip(texts, maps, strict=True):
-        panels.append((text, _overlay(plain, heat, (box[0], box[1], box[2], box[3]))))
+        shares = (heat - maps.min()) / max(float(maps.max() - maps.min()), 1e-12)
+        panels.append((text, _overlay(plain, shares, (box[0], box[1], box[2], box[3]))))
     sheet = Image.new(
         "RGB",
         (len(panels) * (size[0] + _GAP_PX) + _GAP_PX, size[1] + _GAP_PX + _TEXT_PX),
@@ -236,13 +239,11 @@ def draw_panels(
 def _overlay(
     events: Image.Image, heat: npt.NDArray[np.float32], box: tuple[int, int, int, int]
 ) -> Image.Image:
-    """Return events under a map (h, w), from blue, where it is least, to red, where it is most."""
+    """Return events under a map (h, w) of shares, blue at 0, the least of all maps, red at 1."""
     from matplotlib import colormaps
 
-    low, high = float(heat.min()), float(heat.max())
-    scaled = (heat - low) / max(high - low, 1e-12)
     size = box[2] - box[0], box[3] - box[1]
-    smooth = Image.fromarray(scaled).resize(size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)
     rgb = colormaps["turbo"](np.asarray(smooth).clip(0, 1))[..., :3]
     heated = Image.fromarray((rgb * 255).astype(np.uint8))
     under = events.crop(box)

@@ -7,6 +7,7 @@ remark 1).
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator
@@ -25,6 +26,8 @@ from ezsr_train.teacher_cache import open_cache
 
 _QUERIES, _POOLED = 4096, 32_768
 """Rows of the two sides of a matrix product: at most 512 MB of float32 at a time."""
+_SUMMED = 1 << 26
+"""Numbers that are weighted at a time: 256 MB of float32."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,16 @@ class KnnConfig:
         check_number("knn_temperature", self.temperature, 1e-4, 1e4)
 
 
-Pool = Callable[[], Iterator[Tensor]]
-"""Gives the pool's embeddings from its beginning, float (n, D) at a time, any n."""
+@dataclass(frozen=True)
+class Pool:
+    """Picture embeddings.
+
+    read      gives them from the beginning, float (n, D) at a time, any n
+    identity  a hash of where they come from: the file, or the shards
+    """
+
+    read: Callable[[], Iterator[Tensor]]
+    identity: str = ""
 
 
 def translate(embeddings: Tensor, pool: Pool, config: KnnConfig) -> Tensor:
@@ -53,15 +64,18 @@ def translate(embeddings: Tensor, pool: Pool, config: KnnConfig) -> Tensor:
     InputError where the pool has fewer than k rows, or of another width.
     """
     best, index = _find_nearest(embeddings, pool, config.k)
+    best, index = best.cpu(), index.cpu()
     weights = F.softmax(best / config.temperature, dim=1)
-    mean = torch.zeros_like(embeddings)
-    first = 0
-    for block in _blocks(pool, embeddings):
-        row, column = torch.nonzero((index >= first) & (index < first + len(block)), as_tuple=True)
-        chosen = block[index[row, column] - first] * weights[row, column, None]
-        mean.index_add_(0, row, chosen)
+    mean = torch.zeros_like(embeddings, device="cpu")  # where sums have an order
+    first, at_once = 0, max(_SUMMED // embeddings.shape[1], 1)
+    for block in _blocks(pool, mean):
+        hits = torch.nonzero((index >= first) & (index < first + len(block)))
+        for start in range(0, len(hits), at_once):
+            row, column = hits[start : start + at_once].T
+            chosen = block[index[row, column] - first] * weights[row, column, None]
+            mean.index_add_(0, row, chosen)
         first += len(block)
-    return F.normalize(mean, dim=1)
+    return F.normalize(mean, dim=1).to(embeddings.device)
 
 
 def _find_nearest(embeddings: Tensor, pool: Pool, k: int) -> tuple[Tensor, Tensor]:
@@ -87,12 +101,15 @@ def _find_nearest(embeddings: Tensor, pool: Pool, k: int) -> tuple[Tensor, Tenso
 def _blocks(pool: Pool, embeddings: Tensor) -> Iterator[Tensor]:
     """Yield the pool's rows in unit length, float32, in blocks of bounded size, on the device."""
     width = embeddings.shape[1]
-    for rows in pool():
+    for rows in pool.read():
         if rows.shape[1] != width:
             raise InputError(f"pool: embeddings of {rows.shape[1]} dimensions, not {width}")
         for start in range(0, len(rows), _POOLED):
-            block = rows[start : start + _POOLED].to(embeddings.device)
-            yield F.normalize(block.float(), dim=1)
+            block = rows[start : start + _POOLED].to(embeddings.device).float()
+            norm = block.norm(dim=1, keepdim=True)
+            if not bool(((norm > 0) & norm.isfinite()).all()):
+                raise InputError("pool: an embedding is zero or no number")
+            yield block / norm
 
 
 def open_pool(source: str, teacher: Teacher, geometry: str) -> Pool:
@@ -102,6 +119,8 @@ def open_pool(source: str, teacher: Teacher, geometry: str) -> Pool:
     """
     if Path(source).suffix == ".npy":
         return _open_file(Path(source))
+    if "://" in source:
+        raise ConfigError(f"pool {source}: give a folder, or a .npy file")
     shards = open_shard_set(source)
     cache = open_cache(shards, teacher, geometry)
     if cache is None:
@@ -114,7 +133,7 @@ def open_pool(source: str, teacher: Teacher, geometry: str) -> Pool:
         for tar in tars:
             yield torch.from_numpy(_read_tar(tar))
 
-    return read
+    return Pool(read, shards.identity)
 
 
 def _open_file(path: Path) -> Pool:
@@ -129,7 +148,16 @@ def _open_file(path: Path) -> Pool:
         for start in range(0, len(rows), _POOLED):
             yield torch.from_numpy(np.array(rows[start : start + _POOLED], np.float32))
 
-    return read
+    return Pool(read, hash_file(path))
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
+    hashing = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            hashing.update(block)
+    return hashing.hexdigest()
 
 
 def _read_tar(path: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

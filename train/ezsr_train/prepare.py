@@ -44,7 +44,8 @@ class SliceRule:
     Without chance they are as long as the configuration says, and lie evenly: one in the middle,
     two in the middle of each half of the possible places, and so on. With chance they lie
     anywhere, and are up to `jitter` events longer or shorter, as in the authors' evaluator; draws
-    depend on (seed, key) alone.
+    depend on the seed and the number of events alone, so that a recording gives the same slices
+    wherever it lies.
     """
 
     slices: int = 1
@@ -52,11 +53,11 @@ class SliceRule:
     jitter: int = 0
     seed: int = 0
 
-    def views(self, length: int, key: str) -> tuple[View, ...]:
+    def views(self, length: int, events: int) -> tuple[View, ...]:
         """Return the views of a recording."""
         if not self.random:
             return tuple(View(length, (n + 0.5) / self.slices) for n in range(self.slices))
-        digest = hashlib.sha256(f"{self.seed}/{key}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed}/{events}".encode()).digest()
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
         lengths = length + rng.integers(-self.jitter, self.jitter + 1, self.slices)
         places = rng.random(self.slices)

@@ -50,7 +50,7 @@ class Ranks:
         return [float(value) for value in sums]
 
     def collect(self, values: Sequence[_T]) -> list[_T]:
-        """Return the values of all ranks, which seldom have any."""
+        """Return the values of all ranks, in the order of the ranks, on every rank."""
         (count,) = self.total([float(len(values))])
         if self.count == 1 or not count:
             return list(values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +17,21 @@ from ezsr_shards.errors import (
     ShardError,
     check_number,
 )
+from ezsr_shards.making import fingerprint
 from ezsr_shards.shardset import CONFIG_FILE, read_classes, read_json
 from ezsr_train.batches import ReadOptions
 from ezsr_train.checkpoint import code_version
 from ezsr_train.encoder import AUTHORS_PX, EncoderFacts, EventEncoder, open_encoder
-from ezsr_train.evaluate import Answer, Embedded, answer, embed_recordings, encode, teach
-from ezsr_train.knn import KnnConfig, open_pool, translate
+from ezsr_train.evaluate import (
+    Answer,
+    Embedded,
+    answer,
+    check_classes,
+    embed_recordings,
+    encode,
+    teach,
+)
+from ezsr_train.knn import KnnConfig, hash_file, open_pool, translate
 from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
 from ezsr_train.ranks import Ranks
 from ezsr_train.recording import Recordings
@@ -70,7 +78,7 @@ class EvalConfig:
     ceiling: bool = False
     """Score the teacher on the RGB pictures of the same shards as well."""
     batch: int = 128
-    """Recordings embedded at a time."""
+    """Slices embedded at a time."""
     workers: int = 1
     """Reading processes of each rank."""
     max_skipped: float = 0.01
@@ -88,7 +96,8 @@ class EvalConfig:
         if bool(self.knn) != (self.pool is not None):
             raise ConfigError(f"knn {self.knn}, pool {self.pool}: give both, or neither")
         if self.protocol == "official":
-            for name, usual in (("slice_events", 0), ("slices", 1), ("templates", None)):
+            fixed = {"slice_events": 0, "slices": 1, "templates": None, "classnames": None}
+            for name, usual in fixed.items():
                 if getattr(self, name) != usual:
                     raise ConfigError(
                         f"{name} {getattr(self, name)}: the official protocol fixes it; leave it "
@@ -108,8 +117,7 @@ def evaluate(
     `source` is what the report calls the recordings. Raises InputError where they have no
     classes or labels, RunError where too many are broken.
     """
-    if not recordings.classes:
-        raise InputError("SHARDS: no classes, so there is nothing to name; give labelled data")
+    check_classes(recordings.classes)
     if config.ceiling and not _has_pictures(recordings):
         raise InputError("ceiling: the recordings have no RGB pictures; leave --ceiling out")
     encoder, facts = open_encoder(Path(checkpoint))
@@ -118,18 +126,20 @@ def evaluate(
     names = name_classes(recordings.classes, config.classnames)
     chosen = _templates(config, recordings)
     texts = embed_classes_once(teacher, names, read_templates(chosen))
-    if config.protocol == "official":
+    if config.protocol == "official" and encoder.spec.size_px >= AUTHORS_PX:
         encoder.events_px = AUTHORS_PX
     options = _read_options(config, encoder, facts)
-    found = embed_recordings(
-        recordings, options, encode(encoder, ranks), ranks, config.batch, config.workers
-    )
+    embed, batch = encode(encoder, ranks), max(config.batch // config.slices, 1)
+    found = embed_recordings(recordings, options, embed, ranks, batch, config.workers)
     answers = answer(found, texts, ranks)
-    skipped = Counter(one.reason for one in ranks.collect(found.skipped))
-    _judge(len(answers), skipped, config)
+    skipped = _judge(found, answers, config, ranks)
     variants: dict[str, tuple[Answer, ...]] = {}
+    protocol = _describe_protocol(config, options, encoder, chosen)
     if config.pool is not None:
         pool = open_pool(config.pool, teacher, options.input.geometry)
+        protocol |= {"knn_pool": config.pool, "knn_pool_sha256": pool.identity}
+        if isinstance(recordings, ShardSet) and pool.identity == recordings.identity:
+            protocol["knn_pool_is"] = "the evaluated pictures themselves"
         how = KnnConfig(config.knn, config.knn_temperature)
         if found.keys:  # there may be more ranks than recordings
             rows = translate(found.embeddings.to(ranks.device), pool, how).cpu()
@@ -138,13 +148,15 @@ def evaluate(
     if config.ceiling:
         seen = _embed_pictures(recordings, options, teacher, config, ranks)
         variants["ceiling"] = tuple(answer(seen, texts, ranks))
+        lost = _judge(seen, list(variants["ceiling"]), config, ranks)
+        protocol["ceiling_left_out"] = lost.total()
     return Report(
         tuple(names),
         tuple(answers),
         variants,
         dict(skipped.most_common()),
         {
-            "protocol": _describe_protocol(config, options, chosen),
+            "protocol": protocol,
             "checkpoint": _describe_checkpoint(Path(checkpoint), facts, teacher),
             "data": _describe_data(recordings, source),
             "versions": {name: version(name) for name in _LIBRARIES} | {"code": code_version()},
@@ -157,7 +169,7 @@ def _has_pictures(recordings: Recordings) -> bool:
     for number in range(len(recordings)):
         with suppress(ShardError):
             return recordings.read(number, True).jpeg is not None
-    return False
+    return True  # all are broken, which will be said
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
@@ -168,16 +180,21 @@ def check_out(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _judge(scored: int, skipped: Counter[str], config: EvalConfig) -> None:
-    broken = skipped.total()
+def _judge(
+    found: Embedded, answers: list[Answer], config: EvalConfig, ranks: Ranks
+) -> Counter[str]:
+    """Return why recordings were left out; raise where they are too many, or all."""
+    skipped = Counter(one.reason for one in ranks.collect(found.skipped))
+    scored, broken = len(answers), skipped.total()
     if not scored and not broken:
         raise InputError("SHARDS: no recording has a label, so there is nothing to count")
-    if broken > config.max_skipped * (scored + broken):
+    if not scored or broken > config.max_skipped * (scored + broken):
         reasons = ", ".join(f"{n} {reason}" for reason, n in skipped.most_common(5))
         raise RunError(
             f"{broken} of {scored + broken} recordings are broken, over --max-skipped "
             f"{config.max_skipped:g}: {reasons}"
         )
+    return skipped
 
 
 def _templates(config: EvalConfig, recordings: Recordings) -> str:
@@ -191,8 +208,11 @@ def _format_of(recordings: Recordings) -> str | None:
     if isinstance(recordings, RecordingFiles):
         return recordings.listed.format
     if isinstance(recordings, ShardSet) and (recordings.folder / CONFIG_FILE).is_file():
-        told = read_json(recordings.folder / CONFIG_FILE).get("import", {})
-        return str(told["format"]) if "format" in told else None
+        told = read_json(recordings.folder / CONFIG_FILE)
+        how = told.get("import")
+        if isinstance(how, dict) and "format" in how:
+            return str(how["format"])
+        return "synthetic" if "synthesis" in told else None
     return None
 
 
@@ -215,17 +235,22 @@ def _embed_pictures(
 ) -> Embedded:
     cache = None
     if isinstance(recordings, ShardSet):
-        cache = open_cache(recordings, teacher, options.input.geometry)
+        with suppress(InputError):  # of another geometry, say: then the pictures are decoded
+            cache = open_cache(recordings, teacher, options.input.geometry)
     seen = replace(options, picture_px=teacher.spec.size_px, cache=cache, rule=MIDDLE_SLICE)
     return embed_recordings(
         recordings, seen, teach(teacher, ranks), ranks, config.batch, config.workers
     )
 
 
-def _describe_protocol(config: EvalConfig, options: ReadOptions, templates: str) -> dict[str, Any]:
-    rule = options.rule
+def _describe_protocol(
+    config: EvalConfig, options: ReadOptions, encoder: EventEncoder, templates: str
+) -> dict[str, Any]:
+    rule, size_px = options.rule, encoder.spec.size_px
+    adapted = options.input.representation != "histogram" or size_px < AUTHORS_PX
     facts: dict[str, Any] = {
-        "protocol": config.protocol,
+        "protocol": config.protocol
+        + (", adapted to this encoder" if adapted and config.protocol == "official" else ""),
         "slice": "random contiguous" if rule.random else "contiguous, evenly placed",
         "slice_events": options.input.slice_events,
         "slice_jitter": rule.jitter,
@@ -234,38 +259,45 @@ def _describe_protocol(config: EvalConfig, options: ReadOptions, templates: str)
         "representation": options.input.representation,
         "geometry": options.input.geometry,
         "event_image_px": options.events_px,
-        "class_names": config.classnames or "those of the set",
-        "templates": templates,
+        "class_names": _describe_file(config.classnames) or "those of the set",
+        "templates": _describe_file(templates),
         "prompts": list(read_templates(templates)),
         "precision": "fp32",
     }
     if config.pool is not None:
-        facts |= {
-            "knn": config.knn,
-            "knn_pool": config.pool,
-            "knn_temperature": config.knn_temperature,
-        }
+        facts |= {"knn": config.knn, "knn_temperature": config.knn_temperature}
     return facts
+
+
+def _describe_file(choice: str | None) -> str | None:
+    """Return a choice as it is, and where it is a file its hash with it."""
+    if choice is None or not Path(choice).is_file():
+        return choice
+    return f"{choice} (sha256 {hash_file(Path(choice))[:12]})"
 
 
 def _describe_checkpoint(path: Path, facts: EncoderFacts, teacher: Teacher) -> dict[str, Any]:
     return {
         "file": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hash_file(path),
         "model": facts.model,
         "pretrained": facts.pretrained,
         "text_tower": teacher.name,
         "text_tower_sha256": teacher.sha256,
+        "text_tower_is": "that of training" if facts.teacher_sha256 else "the name's, by trust",
         "trained_with": asdict(facts.input),
     }
 
 
 def _describe_data(recordings: Recordings, source: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"source": source, "format": _format_of(recordings) or "synthetic"}
+    facts: dict[str, Any] = {"source": source, "format": _format_of(recordings) or "not told"}
     if isinstance(recordings, ShardSet):
         facts["shards_sha256"] = recordings.identity
         facts["split"] = read_classes(recordings.folder)[1] or "not named"
     elif isinstance(recordings, RecordingFiles):
-        facts["split"] = recordings.listed.split or "not named"
-        facts["conventions"] = asdict(recordings.listed.convention)
+        listed = recordings.listed
+        facts["recordings_sha256"] = fingerprint(listed.paths, listed.classes)
+        facts["split"] = listed.split or "not named"
+        facts["sensor"] = "x".join(map(str, listed.size)) if listed.size else "as the files tell"
+        facts["conventions"] = asdict(listed.convention)
     return facts

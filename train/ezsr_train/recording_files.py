@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ezsr_shards.errors import InputError, ShardError
 from ezsr_shards.formats.raw import RecordingError
 from ezsr_shards.importer import RecordingList
+from ezsr_shards.keys import printable
 from ezsr_shards.shardset import ShardClass
 from ezsr_train.recording import StreamRecording
 
@@ -31,10 +32,12 @@ class RecordingFiles:
         path = self.listed.paths[number]
         label = self.listed.labels[path]
         try:
-            return StreamRecording(self.listed.open(path), path, -1 if label is None else label)
+            return StreamRecording(
+                self.listed.open(path), printable(path), -1 if label is None else label
+            )
         except (RecordingError, InputError) as error:
             raise ShardError(f"recording {path}: {error}") from error
 
     def origin(self, number: int) -> str:
         """Return the path."""
-        return self.listed.paths[number]
+        return printable(self.listed.paths[number])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,17 +67,17 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures and facts as a JSON object."""
-        figures = {name: _figures(answers) for name, answers in self.variants.items()}
+        figures = {name: self._figures(answers) for name, answers in self.variants.items()}
         return {
-            **_figures(self.answers),
+            **self._figures(self.answers),
             **figures,
             "classes": len(self.names),
             "chance": 1 / len(self.names),
             "skipped": sum(self.skipped.values()),
             "skipped_by_reason": self.skipped,
             "per_class": [
-                {"class": name, **_figures([one for one in self.answers if one.label == label])}
-                for label, name in enumerate(self.names)
+                {"class": name, **self._figures(mine)}
+                for name, mine in zip(self.names, self._by_class(), strict=True)
             ],
             **self.facts,
         }
@@ -83,7 +85,7 @@ class Report:
     def to_markdown(self) -> str:
         """Return the figures, the protocol and the classes as Markdown."""
         rows = [
-            f"| {title} | {_cell(answers, 1)} | {_cell(answers, _TOP)} | {len(answers)} |"
+            f"| {title} | {_cell(answers, 1)} | {self._top5(answers)} | {len(answers)} |"
             for title, answers in self._titled()
         ]
         parts = [
@@ -102,10 +104,28 @@ class Report:
             parts += [f"| {name} | {_text(value)} |" for name, value in facts.items()]
             parts.append("")
         parts += ["## Classes", "", "| class | top-1 (%) [95%] | recordings |", "|---|---|---|"]
-        for label, name in enumerate(self.names):
-            mine = [one for one in self.answers if one.label == label]
+        for name, mine in zip(self.names, self._by_class(), strict=True):
             parts.append(f"| {_text(name)} | {_cell(mine, 1)} | {len(mine)} |")
         return "\n".join([*parts, ""])
+
+    def _by_class(self) -> list[list[Answer]]:
+        found: list[list[Answer]] = [[] for _ in self.names]
+        for one in self.answers:
+            found[one.label].append(one)
+        return found
+
+    def _top5(self, answers: Sequence[Answer]) -> str:
+        return _cell(answers, _TOP) if len(self.names) > _TOP else "-"
+
+    def _figures(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return counts, shares and intervals; top-5 says nothing of five classes or fewer."""
+        found: dict[str, Any] = {"recordings": len(answers)}
+        for name, most in (("top1", 1), ("top5", _TOP)):
+            if most < len(self.names):
+                counted = accuracy(list(answers), most)
+                found |= {name: counted.share, f"{name}_hits": counted.hits}
+                found[f"{name}_95"] = list(counted.interval())
+        return found
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """Return how often each class (row) was taken for each (column), (classes, classes)."""
@@ -128,19 +148,14 @@ class Report:
 
     def _to_csv(self) -> str:
         """Return a line per recording: its key, its class, and the nearest classes, as indices."""
-        rows = [
-            f'"{one.key}",{one.label},{" ".join(map(str, one.nearest))}' for one in self.answers
-        ]
-        return "\n".join(["key,class,nearest", *rows, ""])
-
-
-def _figures(answers: Sequence[Answer]) -> dict[str, Any]:
-    found: dict[str, Any] = {"recordings": len(answers)}
-    for name, most in (("top1", 1), ("top5", _TOP)):
-        counted = accuracy(list(answers), most)
-        low, high = counted.interval()
-        found |= {name: counted.share, f"{name}_hits": counted.hits, f"{name}_95": [low, high]}
-    return found
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["embeddings", "key", "class", "nearest"])
+        for name, answers in (("events", self.answers), *self.variants.items()):
+            rows.writerows(
+                [name, one.key, one.label, " ".join(map(str, one.nearest))] for one in answers
+            )
+        return text.getvalue()
 
 
 def _cell(answers: Sequence[Answer], most: int) -> str:

@@ -21,6 +21,7 @@ from ezsr_shards.npz import NpzRows
 from ezsr_shards.shard import write_atomically
 from ezsr_shards.shardset import (
     CLASSES_FILE,
+    CONFIG_FILE,
     INDEX_FILE,
     ShardClass,
     read_classes,
@@ -98,10 +99,13 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
     folder = Path(source)
     if url is not None:
         if cache is None:
-            raise InputError(f"SHARDS {source}: say where copies may lie, with --data.cache FOLDER")
+            raise InputError(
+                f"SHARDS {source}: say where copies may lie, with --cache FOLDER (of "
+                f"ezsr-train, --data.cache)"
+            )
         folder = Path(cache) / f"{Path(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (INDEX_FILE, CLASSES_FILE):
+        for name in (INDEX_FILE, CLASSES_FILE, CONFIG_FILE):
             _fetch_or_refuse(f"{url}/{name}", folder / name)
     if not (folder / INDEX_FILE).is_file():
         raise InputError(

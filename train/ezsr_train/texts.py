@@ -22,6 +22,9 @@ from ezsr_train.encoder import EncoderFacts
 from ezsr_train.teacher import Teacher, load_teacher
 from ezsr_train.zeroshot import embed_classes
 
+CACHE_VERSION = 1
+"""Raised whenever the same texts give other embeddings."""
+
 
 def load_partner(
     facts: EncoderFacts,
@@ -34,7 +37,13 @@ def load_partner(
     `model`, `pretrained` say where it lies now, if elsewhere than in training. Raises InputError
     where it is another one.
     """
-    found = load_teacher(model or facts.model, pretrained if model else facts.pretrained, device)
+    if model is not None and not facts.teacher_sha256 and model != facts.model:
+        raise InputError(
+            f"model {model}: this checkpoint belongs to {facts.model}, and does not tell its "
+            f"weights; give --pretrained alone where they lie elsewhere"
+        )
+    own = facts.pretrained if model is None else None
+    found = load_teacher(model or facts.model, pretrained or own, device)
     if facts.teacher_sha256 and found.sha256 != facts.teacher_sha256:
         raise InputError(
             f"model {model or facts.model}: its weights are not those of the CLIP that the encoder "
@@ -77,13 +86,16 @@ def embed_classes_once(teacher: Teacher, names: Sequence[str], templates: Sequen
 
     The folder is $EZSR_CACHE, or ~/.cache/ezsr; where it cannot be used, nothing is kept.
     """
-    facts = json.dumps([teacher.sha256, list(names), list(templates)])
+    told = [CACHE_VERSION, teacher.sha256, teacher.config, list(names), list(templates)]
+    facts = json.dumps(told, sort_keys=True, default=str)
     name = hashlib.sha256(facts.encode()).hexdigest()
-    folder = Path(os.environ.get("EZSR_CACHE", Path.home() / ".cache" / "ezsr")) / "texts"
+    place = os.environ.get("EZSR_CACHE") or os.path.expanduser("~/.cache/ezsr")
+    folder = Path(place) / "texts"
     path = folder / f"{name}.npy"
     with suppress(OSError, ValueError, EOFError):
         kept = torch.from_numpy(np.load(path, allow_pickle=False))
-        if kept.dtype == torch.float32 and kept.shape == (len(names), teacher.spec.embed_dim):
+        fits = kept.shape == (len(names), teacher.spec.embed_dim)
+        if kept.dtype == torch.float32 and fits and bool(kept.isfinite().all()):
             return kept
     made = embed_classes(teacher.clip, teacher.tokenizer, names, templates).cpu()
     with suppress(OSError):

@@ -65,10 +65,9 @@ def arrange(
 ) -> EventStream:
     """Return a recording as an EventStream: axes turned, times from 0, sorted by (t, y, x).
 
-    `width`, `height` are of the sensor as the file has it; what the file itself tells goes before.
+    `width`, `height` are of the sensor, on the file's own axes.
     Raises RecordingError where there is no event, too many, or one lies beyond the sensor.
     """
-    width, height = raw.width or width, raw.height or height
     if not len(raw.t):
         raise RecordingError("no-events")
     if len(raw.t) > MAX_EVENTS:

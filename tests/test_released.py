@@ -18,7 +18,7 @@ from timm.models.eva import checkpoint_filter_fn  # noqa: E402
 
 from ezsr_shards.errors import InputError  # noqa: E402
 from ezsr_train import released  # noqa: E402
-from ezsr_train.released import is_released, load_released  # noqa: E402
+from ezsr_train.released import load_released  # noqa: E402
 from ezsr_train.tower import TowerSpec, build_tower  # noqa: E402
 
 Weights = dict[str, torch.Tensor]
@@ -130,7 +130,6 @@ def test_a_released_tower_embeds_as_the_one_it_was_saved_from(model: str, tmp_pa
     weights = as_released(tower)
     if model == HUGE:  # the one file that is a whole CLIP
         weights |= {"text.ln_final.bias": torch.zeros(4), "logit_scale": torch.tensor(4.6)}
-    assert is_released(weights)
     found = load_released(write(tmp_path / "any-name.pt", weights))
     pictures = torch.randn(2, 3, found.spec.size_px, found.spec.size_px)
     with torch.no_grad():
@@ -315,11 +314,6 @@ def test_files_in_other_layouts_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             load_released(write(tmp_path / "bad.pt", weights))
-    assert is_released(openai)
-    assert is_released(eva)
-    assert not is_released(trunk)
-    assert not is_released({})
-    assert not is_released({**openai, "token_embedding.weight": torch.zeros(1)})
 
 
 class Bomb:

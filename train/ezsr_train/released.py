@@ -117,14 +117,6 @@ _KNOWN: Mapping[_Sizes, _Partner] = {
 }
 
 
-def is_released(weights: Mapping[str, Tensor]) -> bool:
-    """Tell whether weights look like a file of the authors': a tower, with or without text."""
-    found = _find_layout(weights)
-    return found is not None and all(
-        name.startswith(found[1]) or re.fullmatch(_TEXT, name) for name in weights
-    )
-
-
 def load_released(path: Path) -> ReleasedTower:
     """Read a file that the authors released, whatever it is called.
 

@@ -485,7 +485,7 @@ def test_a_report_of_another_place_cannot_be_lost(tmp_path: Path) -> None:
     from ezsr_train.recognition import check_out
 
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(OutputError, match="holds an evaluation's report"):
+    with pytest.raises(OutputError, match=r"holds report.json, an evaluation's report"):
         check_out(tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)
 

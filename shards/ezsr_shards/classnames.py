@@ -18,7 +18,7 @@ def read_classnames(path: Path) -> Mapping[str, str]:
     Raises InputError naming the first line that is neither.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         facts = json.loads(text) if path.suffix == ".json" else None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"classnames {path}: cannot be read ({error})") from error

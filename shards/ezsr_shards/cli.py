@@ -118,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ezsr-shards: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
+        print("\nezsr-shards: stopped; an import goes on if repeated", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

@@ -82,7 +82,7 @@ def contact_sheet(tiles: Sequence[Tile], columns: int = 4) -> Image.Image:
         raise ConfigError(f"contact sheet: {len(tiles)} tiles in {columns} columns; give 1 or more")
     pairs = []
     for tile in tiles:
-        shown, zoom = _shown(tile.events)
+        shown, zoom = fit_grid(tile.events)
         pairs.append(_pair(tile.picture, accumulation_image(shown), zoom))
     cell_width = max(MIN_CELL_PX, *(pair.width for pair in pairs))
     pair_height = max(pair.height for pair in pairs)
@@ -112,7 +112,7 @@ def save_gif(
     """
     if not 0 < fps <= 50:
         raise ConfigError(f"fps is {fps}; a GIF plays above 0 and up to 50 frames a second")
-    shown, zoom = _shown(events)
+    shown, zoom = fit_grid(events)
     size = (shown.width * zoom, shown.height * zoom)
     colours = _event_colours()
     if picture is not None:
@@ -153,7 +153,7 @@ def _blend(ink: npt.NDArray[np.float64], on: npt.NDArray[np.float64]) -> npt.NDA
     return rgb
 
 
-def _shown(events: EventStream) -> tuple[EventStream, int]:
+def fit_grid(events: EventStream) -> tuple[EventStream, int]:
     """Return the events on the grid to draw, and the whole number to enlarge that grid by."""
     longest = max(events.width, events.height)
     step = -(-longest // PANEL_MAX_PX)

@@ -45,6 +45,8 @@ from ezsr_shards.tally import OnInput, Tally, finish_shard
 IMPORT_VERSION = 1
 """Raised whenever the same files give other bytes."""
 
+_TRIED = 20
+_MOST_LIST_BYTES, _MOST_LINE = 1 << 28, 4096
 _COPY = re.compile(r" ?\(\d+\)$")
 
 
@@ -92,10 +94,11 @@ class RecordingList:
     convention: Convention
 
     def __post_init__(self) -> None:
-        """Raise ConfigError where the first recording cannot be read for want of an option."""
-        if self.paths:
-            with suppress(RecordingError):
-                self.open(self.paths[0])
+        """Raise ConfigError where recordings cannot be read for want of an option."""
+        for path in self.paths[:_TRIED]:
+            with suppress(RecordingError, InputError):
+                self.open(path)
+                break
 
     def open(self, path: str) -> EventStream:
         """Read one; raise RecordingError where it cannot be used."""
@@ -247,22 +250,25 @@ def _find_files(data_set: DataSet, root: Path) -> list[str]:
 def _keep_listed(paths: list[str], listed: Path) -> list[str]:
     """Return the paths that a list names; such lists hold their authors' own absolute paths."""
     try:
+        if not listed.is_file() or listed.stat().st_size > _MOST_LIST_BYTES:
+            raise InputError(f"list {listed}: no such file, or over {_MOST_LIST_BYTES} bytes")
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"list {listed}: cannot be read ({error})") from error
     by_end = {_end_of(path): path for path in paths}
     if len(by_end) < len(paths):
         raise InputError(f"list {listed}: ROOT holds several files of one folder and name")
-    suffixes = "|".join(sorted({re.escape(Path(path).suffix) for path in paths}))
-    path_of = re.compile(rf"^\s*\"?(.*?({suffixes}))\b", re.IGNORECASE)
+    suffixes = sorted({Path(path).suffix for path in paths})
+    path_of = re.compile(rf"(.*?({'|'.join(map(re.escape, suffixes))}))\b", re.IGNORECASE)
     found: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip():
+        bare = line.strip().lstrip('"').replace("\\", "/")
+        if not bare:
             continue
-        match = path_of.match(line.replace("\\", "/"))
-        text = match[1] if match else line.split()[0].replace("\\", "/")
+        match = path_of.match(bare[:_MOST_LINE])
+        text = match[1] if match else bare[:_MOST_LINE].split()[0]
         end = _end_of(text)
-        candidates = [end, *(f"{end}{s}" for s in {Path(path).suffix for path in paths})]
+        candidates = [end, *(f"{end}{suffix}" for suffix in suffixes)]
         hit = next((by_end[one] for one in candidates if one in by_end), None)
         if hit is None:
             raise InputError(f"list {listed}, line {number}: {text!r} is not under ROOT")
@@ -306,7 +312,8 @@ def _label(
             f"classes; give the folder that holds the class folders, or say --labels none"
         )
     own = {folder: n for n, folder in enumerate(sorted({path.split("/")[0] for path in there}))}
-    classes = tuple(ShardClass(n, folder.replace("_", " "), folder) for folder, n in own.items())
+    named = ((n, printable(folder)) for folder, n in own.items())
+    classes = tuple(ShardClass(n, folder.replace("_", " "), folder) for n, folder in named)
     return classes, {path: own[path.split("/")[0]] for path in paths}
 
 
@@ -359,6 +366,6 @@ def _read_samples(
             "class_name": None if label is None else plan.listed.classes[label].name,
             "data_set": plan.listed.format,
         }
-        sample = Sample(key_of(source), events, None, None, label, meta)
+        sample = Sample(key_of(path), events, None, None, label, meta)
         tally.add(sample)
         yield sample

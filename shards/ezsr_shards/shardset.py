@@ -154,7 +154,11 @@ def read_classes(folder: Path) -> tuple[list[ShardClass], str | None]:
     """Return the classes and the split of a shard set."""
     facts = read_json(folder / CLASSES_FILE)
     try:
-        return [ShardClass(**entry) for entry in facts["classes"]], facts["split"]
+        classes = [ShardClass(**entry) for entry in facts["classes"]]
+        for entry in classes:
+            if not isinstance(entry.index, int) or not isinstance(entry.name, str):
+                raise TypeError(f"class {entry.index!r} is named {entry.name!r}")
+        return classes, facts["split"]
     except (KeyError, TypeError) as error:
         raise ShardError(f"{CLASSES_FILE}: garbled ({error})") from error
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ezsr_shards.datasets import open_recording
 from ezsr_shards.errors import ConfigError, check_number
-from ezsr_shards.events import EventStream
+from ezsr_shards.events import MAX_SIDE_PX, EventStream
 from ezsr_shards.formats.arrays import raw_from_array, raw_from_columns
 from ezsr_shards.formats.raw import arrange
 from ezsr_train.batches import Item, ReadOptions, collate, prepare_item
@@ -58,7 +58,12 @@ class EventClassifier:
         `model`, `pretrained` say where that CLIP lies, if elsewhere than in training. Raises
         InputError where a file is not whole, or the two do not belong together.
         """
-        where = torch.device(device)
+        try:
+            where = torch.device(device)
+            torch.empty(0, device=where)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"device {device!r}: cannot be used here ({reason})") from error
         encoder, facts = open_encoder(Path(path))
         return cls(encoder, facts, load_partner(facts, where, model, pretrained), where)
 
@@ -87,7 +92,9 @@ class EventClassifier:
         slices: int = 1,
     ) -> list[dict[str, float]]:
         """Return the probabilities for each of several recordings."""
-        if isinstance(texts, str) or not texts or len(set(texts)) < len(texts):
+        texts = texts if isinstance(texts, str) else list(texts)
+        plain = not isinstance(texts, str) and all(isinstance(text, str) for text in texts)
+        if not plain or not len(texts) or len(set(texts)) < len(texts):
             raise ConfigError(f"texts {texts!r}: give a list of different texts to choose from")
         rows = self.embed_all(recordings, size, format, slices)
         prompts = embed_classes(self.teacher.clip, self.teacher.tokenizer, list(texts), ("{}",))
@@ -114,6 +121,8 @@ class EventClassifier:
         slices: int = 1,
     ) -> Tensor:
         """Return the embeddings of several recordings, float32 (B, D), unit length, on the CPU."""
+        if type(slices) is not int:
+            raise ConfigError(f"slices {slices!r}: give a whole number")
         check_number("slices", slices, 1, 1000)
         options = ReadOptions(self.facts.input, self.encoder.events_px, None)
         rule, rows, items = SliceRule(slices), list[Tensor](), list[Item]()
@@ -141,6 +150,8 @@ def as_stream(events: Events, size: Size | None = None, format: str | None = Non
     Raises ConfigError where the sensor's size is not known, RecordingError or ShardError for
     broken events.
     """
+    if size is not None and not _is_size(size):
+        raise ConfigError(f"size {size!r}: give the sensor's (width, height) in whole pixels")
     if isinstance(events, EventStream):
         events.check()
         return events
@@ -158,3 +169,11 @@ def as_stream(events: Events, size: Size | None = None, format: str | None = Non
     if size is None:
         raise ConfigError("size: columns do not tell the sensor; give size=(width, height)")
     return arrange(raw, *size)
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, tuple)
+        and len(size) == 2
+        and all(isinstance(side, int) and 0 < side <= MAX_SIDE_PX for side in size)
+    )

@@ -9,7 +9,14 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ezsr_shards.command import EXIT_INTERRUPTED, exit_code_of, parse_arguments, say, use_hyphens
+from ezsr_shards.command import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    exit_code_of,
+    parse_arguments,
+    say,
+    use_hyphens,
+)
 from ezsr_shards.errors import EzsrError, InputError, RunError, check_number
 
 try:
@@ -81,9 +88,15 @@ def run_command(
     except EzsrError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return exit_code_of(error)
+    except OSError as error:
+        print(f"{name}: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
-        how = " with --resume latest" if name == "ezsr-train" else ""
-        print(f"\n{name}: stopped; the same again{how} goes on", file=sys.stderr)
+        how = {
+            "ezsr-train": "; the same again with --resume latest goes on",
+            "ezsr-embed": "; the same again goes on",
+        }
+        print(f"\n{name}: stopped{how.get(name, '')}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

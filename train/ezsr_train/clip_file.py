@@ -161,4 +161,8 @@ def load_strictly(module: torch.nn.Module, weights: dict[str, Tensor], source: s
                 f"{source}: weight {name!r} is {tuple(value.shape)}, the architecture "
                 f"needs {tuple(expected[name].shape)}"
             )
+        if expected[name].is_floating_point() and not value.is_floating_point():
+            raise InputError(f"{source}: weight {name!r} is of {value.dtype}")
+        if not bool(value.isfinite().all()):
+            raise InputError(f"{source}: weight {name!r} holds what is no number")
     module.load_state_dict({name: value.float() for name, value in weights.items()})

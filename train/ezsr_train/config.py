@@ -26,6 +26,15 @@ class InputConfig:
 
     def __post_init__(self) -> None:
         """Refuse empty slices and images."""
+        for name, known in (
+            ("representation", ("histogram", "polarity", "voxel", "time-surface")),
+            ("geometry", ("stretch", "crop")),
+        ):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"input.{name} {getattr(self, name)!r}: give one of {known}")
+        for name in ("slice_events", "events_px"):
+            if type(getattr(self, name)) is not int:
+                raise ConfigError(f"input.{name} {getattr(self, name)!r}: give a whole number")
         check_number("input.events_px", self.events_px, 0, 4096)
         check_number("input.slice_events", self.slice_events, 1, 10_000_000)
 

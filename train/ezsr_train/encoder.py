@@ -149,8 +149,14 @@ def load_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
         facts["spec"] = TowerSpec(**facts["spec"])
         facts["input"] = InputConfig(**facts["input"])
         encoder_facts = EncoderFacts(**facts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"encoder {path}: not a file of ezsr-train's ({error})") from error
+        texts = (encoder_facts.model, encoder_facts.pretrained or "", encoder_facts.teacher_sha256)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"model {texts}")
+    except InputError:
+        raise
+    except Exception as error:  # whatever another program's metadata lead to
+        reason = str(error) or type(error).__name__
+        raise InputError(f"encoder {path}: not a file of ezsr-train's ({reason})") from error
     tower = build_tower(encoder_facts.spec, f"encoder {path}")
     load_strictly(tower, weights, f"encoder {path}")
     encoder = EventEncoder(tower, encoder_facts.spec, encoder_facts.input)

@@ -21,9 +21,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from ezsr_shards.datasets import open_recording, parse_size
-from ezsr_shards.draw import accumulation_image
+from ezsr_shards.draw import accumulation_image, fit_grid
 from ezsr_shards.errors import ConfigError, InputError, OutputError, check_number
 from ezsr_shards.events import EventStream
+from ezsr_shards.formats.raw import RecordingError
 from ezsr_shards.sample import Sample, decode_jpeg
 from ezsr_shards.shardset import read_classes
 from ezsr_shards.verify import iterate_samples
@@ -96,6 +97,8 @@ def draw_heatmap(
     options = options or HeatmapOptions()
     if out.suffix.lower() != ".png":
         raise ConfigError(f"out {out}: the name must end in .png")
+    if not out.parent.is_dir():
+        raise OutputError(f"out {out}: cannot be written, there is no such folder")
     sample = _find_sample(Path(events), options)
     encoder, facts = open_encoder(Path(checkpoint))
     teacher = load_partner(facts, torch.device("cpu"), options.model, options.pretrained)
@@ -116,7 +119,10 @@ def draw_heatmap(
 def _find_sample(path: Path, options: HeatmapOptions) -> Sample:
     if not path.is_dir():
         size = parse_size(options.size) if options.size else None
-        return Sample("recording", open_recording(path, options.format, size))
+        try:
+            return Sample("recording", open_recording(path, options.format, size))
+        except RecordingError as error:
+            raise InputError(f"EVENTS {path}: {error}") from error
     found = iterate_samples(path)
     if options.key is not None:
         found = (one for one in found if one.key == options.key)
@@ -213,13 +219,17 @@ def draw_panels(
 ) -> Image.Image:
     """Return the panels side by side: picture, events, and each text's heat over the events."""
     zoom = _PANEL_PX / max(events.width, events.height)
-    size = round(events.width * zoom), round(events.height * zoom)
-    plain = Image.fromarray(accumulation_image(events)).resize(size, Image.Resampling.NEAREST)
+    size = max(round(events.width * zoom), 1), max(round(events.height * zoom), 1)
+    plain = Image.fromarray(accumulation_image(fit_grid(events)[0])).resize(
+        size, Image.Resampling.NEAREST
+    )
     panels = [("events", plain)]
     if picture is not None:
         panels.insert(0, ("picture", picture.resize(size, Image.Resampling.BICUBIC)))
     left, top, width, height = seen_part(events.width, events.height, geometry, View(1))
-    box = tuple(round(side * zoom) for side in (left, top, left + width, top + height))
+    sides = (left, top, left + width, top + height)
+    box = tuple(round(side * zoom) for side in sides)
+    box = (*box[:2], max(box[2], box[0] + 1), max(box[3], box[1] + 1))
     for text, heat in zip(texts, maps, strict=True):
         shares = (heat - maps.min()) / max(float(maps.max() - maps.min()), 1e-12)
         panels.append((text, _overlay(plain, shares, (box[0], box[1], box[2], box[3]))))
@@ -254,6 +264,7 @@ def _overlay(
 
 def _fit(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """Return a text cut to a width in px."""
+    text = text[: width + 1]  # no glyph is narrower than a pixel
     while text and font.getlength(text) > width:
         text = text[:-1]
     return text

@@ -139,8 +139,10 @@ def open_pool(source: str, teacher: Teacher, geometry: str) -> Pool:
 def _open_file(path: Path) -> Pool:
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy raises almost anything on hostile bytes
         raise InputError(f"pool {path}: cannot be read ({error})") from error
+    if not isinstance(rows, np.ndarray):
+        raise InputError(f"pool {path}: an archive; save one array (N, D) with numpy.save")
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise InputError(f"pool {path}: {rows.dtype} {rows.shape}, give floats (N, D)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +37,7 @@ from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
 from ezsr_train.ranks import Ranks
 from ezsr_train.recording import Recordings
 from ezsr_train.recording_files import RecordingFiles
-from ezsr_train.report import REPORT_FILE, Report
+from ezsr_train.report import REPORT_FILES, Report
 from ezsr_train.shard_files import ShardSet
 from ezsr_train.teacher import Teacher
 from ezsr_train.teacher_cache import open_cache
@@ -90,6 +91,7 @@ class EvalConfig:
         check_number("slices", self.slices, 1, 1000)
         check_number("seed", self.seed, 0, 2**63 - 1)
         check_number("knn", self.knn, 0, 4096)
+        check_number("knn_temperature", self.knn_temperature, 1e-4, 1e4)
         check_number("batch", self.batch, 1, 65536)
         check_number("workers", self.workers, 0, 1024)
         check_number("max_skipped", self.max_skipped, 0.0, 1.0)
@@ -126,6 +128,9 @@ def evaluate(
     names = name_classes(recordings.classes, config.classnames)
     chosen = _templates(config, recordings)
     texts = embed_classes_once(teacher, names, read_templates(chosen))
+    pool = None
+    if config.pool is not None:
+        pool = open_pool(config.pool, teacher, facts.input.geometry)
     if config.protocol == "official" and encoder.spec.size_px >= AUTHORS_PX:
         encoder.events_px = AUTHORS_PX
     options = _read_options(config, encoder, facts)
@@ -135,8 +140,7 @@ def evaluate(
     skipped = _judge(found, answers, config, ranks)
     variants: dict[str, tuple[Answer, ...]] = {}
     protocol = _describe_protocol(config, options, encoder, chosen)
-    if config.pool is not None:
-        pool = open_pool(config.pool, teacher, options.input.geometry)
+    if pool is not None:
         protocol |= {"knn_pool": config.pool, "knn_pool_sha256": pool.identity}
         if isinstance(recordings, ShardSet) and pool.identity == recordings.identity:
             protocol["knn_pool_is"] = "the evaluated pictures themselves"
@@ -173,11 +177,18 @@ def _has_pictures(recordings: Recordings) -> bool:
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
-    """Raise OutputError where a folder holds another evaluation's report."""
-    if (folder / REPORT_FILE).exists() and not overwrite:
+    """Raise OutputError where a report cannot be written, or holds a place already."""
+    if not str(folder).strip("."):
+        raise ConfigError("out: give a folder of its own for the report")
+    there = [name for name in REPORT_FILES if (folder / name).exists()]
+    if there and not overwrite:
         raise OutputError(
-            f"out {folder}: holds an evaluation's report; give another folder, or --overwrite"
+            f"out {folder}: holds {there[0]}, an evaluation's report; give another folder, or "
+            f"--overwrite"
         )
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(f"out {folder}: {above} is no folder that can be written to")
 
 
 def _judge(

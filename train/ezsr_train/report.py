@@ -20,6 +20,7 @@ from ezsr_train.zeroshot import Accuracy
 
 REPORT_FILE, MARKDOWN_FILE = "report.json", "report.md"
 CONFUSION_FILE, ANSWERS_FILE = "confusion.png", "answers.csv"
+REPORT_FILES = (REPORT_FILE, MARKDOWN_FILE, CONFUSION_FILE, ANSWERS_FILE)
 _NAMED_CLASSES = 40
 _TOP = 5
 
@@ -177,7 +178,7 @@ def _text(value: Any) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     def write(file: IO[bytes]) -> None:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
 
     write_atomically(path, write)
 
@@ -194,6 +195,7 @@ def draw_confusion(path: Path, counts: npt.NDArray[np.int64], names: Sequence[st
     shown = panel.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
     panel.set(xlabel="taken for", ylabel="class")
     if named:
+        names = [name.replace("$", r"\$") for name in names]  # else read as mathematics
         panel.set_xticks(range(len(names)), names, rotation=90)
         panel.set_yticks(range(len(names)), names)
     if len(names) <= 12:

@@ -16,6 +16,7 @@ import fsspec
 import numpy.typing as npt
 
 from ezsr_shards.errors import InputError, ShardError
+from ezsr_shards.events import MAX_SIDE_PX
 from ezsr_shards.lookup import MemberPlaces, locate_samples, read_members_at
 from ezsr_shards.npz import NpzRows
 from ezsr_shards.shard import write_atomically
@@ -126,7 +127,7 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
 
 def _read_entry(folder: Path, url: str | None, entry: dict[str, Any]) -> Shard:
     name = str(entry["url"])
-    if Path(name).name != name:
+    if Path(name).name != name or not name.isprintable():
         raise ValueError(f"shard {name!r} lies outside the set")
     samples = entry["nsamples"]
     if not isinstance(samples, int) or not 0 < samples <= _MOST_SAMPLES:
@@ -214,9 +215,11 @@ def read_recording(shard: Shard, index: int, with_picture: bool) -> StoredRecord
         facts = json.loads(members["json"])
         width, height, events = (int(facts[name]) for name in ("width", "height", "events"))
         label = -1 if facts["label"] is None else int(facts["label"])
-        if min(width, height) < 1 or events < 0:
+        if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX and events >= 0):
             raise ValueError(f"{width}x{height}, {events} events")
+        if not -1 <= label < _MOST_SAMPLES:
+            raise ValueError(f"label {label}")
         rows = NpzRows(members["events.npz"])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise ShardError(f"sample {place.key}: garbled ({error})") from error
     return StoredRecording(place.key, width, height, events, label, members.get("jpg"), rows)

@@ -52,6 +52,8 @@ def load_teacher(model: str, pretrained: str | None, device: torch.device) -> Te
     Raises InputError where weights and architecture do not fit to the last key, and where their
     activations differ: OpenAI's models want QuickGELU, others load and are silently wrong.
     """
+    if ":" in model:
+        raise InputError(f"model {model!r}: names something to be downloaded; give a plain name")
     path = TOY_FILE if model == "toy" else Path(model)
     ours = model == "toy" or path.suffix == ".safetensors"
     if ours and pretrained is not None:

@@ -66,7 +66,7 @@ def read_templates(choice: str) -> tuple[str, ...]:
     if not path.is_file():
         raise InputError(f"templates {choice!r}: no such file, and none of {', '.join(NAMES)}")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"templates {choice}: cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):

@@ -92,7 +92,7 @@ def embed_classes_once(teacher: Teacher, names: Sequence[str], templates: Sequen
     place = os.environ.get("EZSR_CACHE") or os.path.expanduser("~/.cache/ezsr")
     folder = Path(place) / "texts"
     path = folder / f"{name}.npy"
-    with suppress(OSError, ValueError, EOFError):
+    with suppress(Exception):  # whatever lies there: it is made anew
         kept = torch.from_numpy(np.load(path, allow_pickle=False))
         fits = kept.shape == (len(names), teacher.spec.embed_dim)
         if kept.dtype == torch.float32 and fits and bool(kept.isfinite().all()):

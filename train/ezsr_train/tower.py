@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ezsr_shards.errors import InputError
 
+_MOST = 65_536  # dimensions of an embedding, or pixels across
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -34,9 +36,16 @@ class TowerSpec:
     std: tuple[float, ...] = field(default=open_clip.OPENAI_DATASET_STD)
 
     def __post_init__(self) -> None:
-        """Take lists, as JSON has them, for tuples."""
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
+        """Take lists, as JSON has them, for tuples; raise ValueError for what is no tower."""
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if len(values) != 3 or not all(isfinite(value) for value in values):
+                raise ValueError(f"{name} {values} is not three numbers")
+            object.__setattr__(self, name, values)
+        if min(self.std) <= 0 or not isinstance(self.vision_cfg, Mapping):
+            raise ValueError("a deviation of 0, or a vision_cfg that is no object")
+        if not (0 < int(self.embed_dim) <= _MOST and 0 < self.size_px <= _MOST):
+            raise ValueError(f"a width of {self.embed_dim}, or a size of {self.size_px} px")
 
     @property
     def size_px(self) -> int:

@@ -21,11 +21,12 @@ from machine import ROOT, write_result
 from PIL import Image, ImageDraw
 
 from ezsr_shards.events import EventStream
+from ezsr_synth.camera import draw_camera
 from ezsr_synth.config import MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.motion import draw_motion
 from ezsr_synth.randomness import rng_for
 from ezsr_synth.scene import log_picture, place_picture, snapshot
-from ezsr_synth.simulate import draw_camera, simulate
+from ezsr_synth.simulate import simulate
 from ezsr_synth.toy import CLASS_NAMES, draw_pair
 from ezsr_train.encoder import open_encoder
 from ezsr_train.heatmap import HeatmapOptions, draw_panels, map_texts

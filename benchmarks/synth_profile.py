@@ -23,6 +23,7 @@ from machine import ROOT, write_result
 
 from ezsr_shards.sample import Sample, encode_events
 from ezsr_shards.shard import write_shard
+from ezsr_synth.camera import draw_camera
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import decode_picture
 from ezsr_synth.files import list_folder, read_file
@@ -30,7 +31,7 @@ from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.motion import draw_motion
 from ezsr_synth.randomness import rng_for
 from ezsr_synth.scene import log_picture, place_picture, snapshot
-from ezsr_synth.simulate import draw_camera, simulate
+from ezsr_synth.simulate import simulate
 from ezsr_synth.work import encode_jpeg
 
 STAGES = ("decode", "motion", "scene", "events", "snapshot", "jpeg", "npz", "tar")

@@ -81,6 +81,113 @@ def sensor_events(log_picture, warps, times, on, off, width, height, unclear_wit
     }
 
 
+def mix(h):
+    """SplitMix64's finaliser, in whole numbers of any size."""
+    h = ((h ^ (h >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    h = ((h ^ (h >> 27)) * 0x94D049BB133111EB) % 2**64
+    return h ^ (h >> 31)
+
+
+def uniform(seed, purpose, pixel, n):
+    """A draw of chance in (0, 1), named by what it is for."""
+    h = seed
+    for part in (purpose + 1, pixel, n):
+        h = mix((h + part * 0x9E3779B97F4A7C15) % 2**64)
+    return ((h >> 11) + 0.5) / 2**53
+
+
+def normal(seed, purpose, pixel):
+    """A standard normal draw from the first two uniform ones."""
+    u, v = uniform(seed, purpose, pixel, 0), uniform(seed, purpose, pixel, 1)
+    return math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v)
+
+
+def camera_events(
+    times, values, on, off, refractory_us, shot_noise_hz, seed, pixel, phase, leak_per_us
+):
+    """Events (time, polarity) of one pixel of a camera that rests, leaks and is noisy.
+
+    From event to event over the whole path: the next crossing and the next noise event are looked
+    for, and the earlier one happens.
+    """
+    wait, accept, coin = 6, 7, 8
+
+    def seen(t):
+        return float(np.interp(t, times, values)) + leak_per_us * t
+
+    def next_crossing(since, reference):
+        corners = [since] + [t for t in times if t > since]
+        for n in range(1, len(corners)):
+            start, stop = corners[n - 1], corners[n]
+            low, high = seen(start), seen(stop)
+            for level, polarity in ((reference + on, 1), (reference - off, 0)):
+                reached = high >= level if polarity else high <= level
+                if reached:
+                    share = (level - low) / (high - low) if high != low else 0.0
+                    return start + max(share, 0.0) * (stop - start), polarity, level
+        return math.inf, None, None
+
+    reference, now, found = values[0] - phase, 0.0, []
+    came, number = 0.0, 0
+    if shot_noise_hz:
+        came = -math.log(uniform(seed, wait, pixel, 0)) / shot_noise_hz * 1e6
+    while True:
+        moment, polarity, level = next_crossing(now, reference)
+        noise = None
+        while shot_noise_hz and came < min(moment, times[-1]):
+            at, n = came, number
+            number += 1
+            came += -math.log(uniform(seed, wait, pixel, number)) / shot_noise_hz * 1e6
+            light = min(math.exp(float(np.interp(at, times, values))), 1.0)
+            if at >= now and uniform(seed, accept, pixel, n) < 1 - 0.75 * light:
+                noise = at, 1 if uniform(seed, coin, pixel, n) < 0.5 else 0
+                break
+        if noise:
+            moment, polarity = noise
+            level = seen(moment)
+        if polarity is None:
+            return found
+        found.append((moment, polarity))
+        reference, now = level, moment
+        if refractory_us:
+            now = moment + refractory_us
+            if now >= times[-1]:
+                return found
+            reference = seen(now)
+
+
+def photoreceptor(times_us, values, bandwidth_hz, parts):
+    """Low-pass of first order, its speed following the light, by many small midpoint steps."""
+    out = [values[0]]
+    for k in range(1, len(values)):
+        v, step = out[-1], (times_us[k] - times_us[k - 1]) / parts
+        for n in range(parts):
+            share = (n + 0.5) / parts
+            u = values[k - 1] + share * (values[k] - values[k - 1])
+            speed = 2e-6 * math.pi * bandwidth_hz * (math.exp(u) + 20 / 255) / (1 + 20 / 255)
+            middle = v + 0.5 * step * speed * (u - v)
+            v += step * speed * (u - middle)
+        out.append(v)
+    return out
+
+
+def read_rows(t, y, row_us):
+    """When an arbiter reads each event: it looks for waiting rows whenever it is free."""
+    read_at, left, free = [0.0] * len(t), list(range(len(t))), 0.0
+    while left:
+        free = max(free, t[left[0]])
+        rows = {}
+        for n in left:
+            if t[n] <= free:
+                rows.setdefault(y[n], []).append(n)
+        row = min(rows, key=lambda r: rows[r][0])
+        free += row_us
+        for n in rows[row]:
+            read_at[n] = free
+        left = [n for n in left if n not in rows[row]]
+    return read_at
+
+
 def sort_by_time(x, y, t, p):
     """Events sorted by (t, y, x), equal ones in their given order."""
     return sorted(zip(x, y, t, p, strict=True), key=lambda event: (event[2], event[1], event[0]))

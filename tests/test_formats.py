@@ -484,6 +484,9 @@ def test_evt_headers() -> None:
     swapped = np.frombuffer(words, "<u2").astype(">u2").tobytes()
     big = decode_evt(b"% format EVT3;endianness=big;height=9;width=8\n% end\n" + swapped)
     assert (rows(big), big.width, big.height) == (rows(no_size), 8, 9)
+    like_a_line = struct.pack("<3I", 0x80002025, 0x10000000 | 3 << 11 | 2, 0x0A000000)
+    told = decode_evt(b"% evt 2.0\n" + like_a_line)  # the first word's bytes are "% "
+    assert rows(told)[0] == (3, 2, 0x2025 << 6, 1)
     assert refusal(lambda: decode_evt(words)) == "not-evt"
     assert refusal(lambda: decode_evt(b"% date today\n% end\n")) == "unsupported-evt"
     assert (
@@ -616,6 +619,7 @@ def test_columns_from_a_users_program() -> None:
         ({"t": [-(2**63), 0, 2**63 - 1]}, "wrong-columns", "microseconds"),
         ({"t": np.array([0, 1, 2**64 - 1], np.uint64)}, "wrong-columns", "microseconds"),
         ({"t": np.array([60_000, 100, 200], np.uint16)}, "wrapped-times", "int64"),
+        ({"t": np.array([2**32 - 5, 3, 9], np.uint32)}, "wrapped-times", "int64"),
         ({"x": [1, 2]}, "wrong-columns", "unequal length: x 2, y 3"),
         ({"x": ["a", "b", "c"]}, "wrong-columns", "x is <U1"),
         ({"x": [[1], [2, 3], [4]]}, "wrong-columns", "x"),

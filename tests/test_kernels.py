@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import reference
 
+from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.kernels import sort_by_time, weigh_channels
 from ezsr_synth.motion import Motion, draw_motion
-from ezsr_synth.simulate import Camera, simulate
+from ezsr_synth.simulate import simulate
 
 CASES = 220
 UNCLEAR_WITHIN = 1e-5  # log units; the issue is whether float32 can tell, and it errs by ~3e-6

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ezsr_synth.config import MotionConfig, SensorSize
+from ezsr_shards.errors import ConfigError
+from ezsr_synth.config import MotionConfig, SensorSize, SynthConfig
+from ezsr_synth.families import FAMILIES, spline
 from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.presets import MOTION_SOURCES, MOTIONS, list_presets
 from ezsr_synth.randomness import rng_for
 
 SIZE = SensorSize(64, 48)
@@ -77,3 +80,136 @@ def test_times_between_samples_are_linear() -> None:
 def test_impossible_times_are_refused(t_us: list[int]) -> None:
     with pytest.raises(ValueError, match="motion"):
         Motion(np.repeat(np.eye(3)[None], len(t_us), axis=0), np.array(t_us), {})
+
+
+MIDDLE = np.array([(SIZE.width - 1) / 2, (SIZE.height - 1) / 2, 1.0])
+
+
+def middle_path(path: Motion) -> np.ndarray:
+    """Where the sensor's middle looks, (T, 2)."""
+    seen = path.warps @ MIDDLE
+    return seen[:, :2] / seen[:, 2:]
+
+
+def at_parts(path: Motion, parts: int) -> np.ndarray:
+    """Where the sensor's middle looks at the ends of equal parts of the path, (parts + 1, 2)."""
+    moments = np.linspace(0, path.duration_us, parts + 1)
+    seen = middle_path(path)
+    return np.column_stack([np.interp(moments, path.t_us, seen[:, axis]) for axis in (0, 1)])
+
+
+@pytest.mark.parametrize("family", MOTIONS)
+def test_every_family_keeps_to_its_numbers(family: str) -> None:
+    config = MotionConfig(family)
+    least, most = config.translation_px
+    for seed in range(25):
+        path = motion(seed, config)
+        assert path.facts["family"] == family
+        assert path.duration_us == config.duration_us
+        assert np.allclose(middle_path(path)[0], 0, atol=1e-9), "it starts at the middle"
+        reach = np.linalg.norm(middle_path(path), axis=1).max()
+        assert (1 - 1e-9) * least * 0.98 <= reach <= most * np.sqrt(2) * (1 + 1e-9)
+        points = np.array([[x, y, 1.0] for x in (0, 31, 63) for y in (0, 20, 47)])
+        seen = np.einsum("tij,nj->tni", path.warps, points)
+        assert np.all(seen[..., 2] > 0)
+        steps = np.linalg.norm(np.diff(seen[..., :2] / seen[..., 2:], axis=0), axis=-1)
+        perspective = 1.02 if family == "homography" else 1 + 1e-9
+        assert steps.max() <= config.max_step_px * perspective
+
+
+@pytest.mark.parametrize("family", ["saccade", "loop"])
+def test_closed_paths_end_where_they_began(family: str) -> None:
+    for seed in range(10):
+        path = motion(seed, MotionConfig(family))
+        assert np.allclose(path.warps[0], path.warps[-1], atol=1e-9)
+        assert np.linalg.norm(middle_path(path), axis=1).max() > 3, "but they do move"
+
+
+def test_saccades_go_as_those_of_n_mnist() -> None:
+    """Digits move right and down, right and up, then left; slow at the ends of each saccade."""
+    path = motion(1, MotionConfig("saccade", translation_px=(6.0, 6.0)))
+    digit = -middle_path(path)
+    ends = at_parts(path, 3)
+    assert np.allclose(ends, [[0, 0], [-3, -5.1], [-6, 0], [0, 0]], atol=0.02)
+    speed = np.linalg.norm(np.diff(digit, axis=0), axis=1) / np.diff(path.t_us)
+    moments = (path.t_us[1:] + path.t_us[:-1]) / 2 % 100_000
+    middle, edge = np.abs(moments - 50_000) < 10_000, np.minimum(moments, 1e5 - moments) < 5_000
+    assert speed[middle].min() > 10 * speed[edge].max()
+
+
+def test_a_loop_goes_around_a_square() -> None:
+    seen = set()
+    for seed in range(60):
+        path = motion(seed, MotionConfig("loop", translation_px=(8.0, 8.0)))
+        corners = at_parts(path, 4)  # cut by up to half a step
+        assert np.allclose(np.linalg.norm(np.diff(corners, axis=0), axis=1), 8, atol=0.25)
+        seen.add(tuple(np.round(corners[1:3]).ravel()))
+    assert len(seen) == 8, "from every corner, both ways round"
+
+
+def test_a_tilted_plane_is_seen_in_perspective() -> None:
+    """Straight lines stay straight; what comes nearer grows; no tilt is the affine motion."""
+    flat = motion(5, MotionConfig("homography", tilt_deg=0.0))
+    assert np.allclose(flat.warps, motion(5, MotionConfig("affine")).warps)
+    path = motion(5, MotionConfig("homography", tilt_deg=30.0, rotation_deg=0.0, zoom_percent=0.0))
+    pan, nod = np.radians(path.facts["tilt_deg"])
+    # the plane's point (X, Y) in 3-D, turned and seen by a pinhole at its width's distance
+    turn_y = np.array([[np.cos(pan), 0, np.sin(pan)], [0, 1, 0], [-np.sin(pan), 0, np.cos(pan)]])
+    turn_x = np.array([[1, 0, 0], [0, np.cos(nod), -np.sin(nod)], [0, np.sin(nod), np.cos(nod)]])
+    for point in ([10.0, 4.0, 0.0], [-20.0, 7.0, 0.0]):
+        x, y, z = turn_x @ turn_y @ np.array(point)
+        pixel = np.array([x, y]) * SIZE.width / (SIZE.width + z) + MIDDLE[:2]
+        seen = path.warps[-1] @ [*pixel, 1.0]
+        shift = path.facts["translation_px"]
+        assert np.allclose(seen[:2] / seen[2] - shift, point[:2], atol=1e-9)
+
+
+def test_a_drift_is_smooth_and_reaches_what_was_drawn() -> None:
+    for seed in range(20):
+        path = motion(seed, MotionConfig("drift", translation_px=(10.0, 10.0)))
+        shifts = middle_path(path)
+        assert np.linalg.norm(shifts, axis=1).max() == pytest.approx(10.0, rel=0.02)
+        assert np.abs(np.diff(shifts, 2, axis=0)).max() < 0.15, "no corner in px per step"
+
+
+def test_splines_pass_their_knots() -> None:
+    knots = np.random.default_rng(0).normal(size=7)
+    assert np.allclose(spline(knots, np.linspace(0, 1, 7)), knots)
+    assert np.allclose(spline(np.arange(7.0), np.linspace(0, 1, 50)), np.linspace(0, 6, 50))
+
+
+def test_mixtures_come_by_their_weights() -> None:
+    config = MotionConfig("affine:3,saccade:1", rotation_deg=1.0)
+    paths = [motion(seed, config) for seed in range(400)]
+    saccades = [path for path in paths if path.facts["family"] == "saccade"]
+    assert abs(len(saccades) - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)
+    assert {path.duration_us for path in saccades} == {300_000}
+    assert {path.duration_us for path in paths} == {50_000, 300_000}
+    assert max(abs(path.facts["rotation_deg"]) for path in paths) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("walk", "motion 'walk': give one of affine, homography"),
+        ("affine:x", "the weight is no number"),
+        ("affine:0", "weight"),
+        ("affine,affine:2", "named twice"),
+        ("", "motion ''"),
+    ],
+)
+def test_impossible_families_are_refused(family: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MotionConfig(family)
+
+
+def test_a_motion_larger_than_the_sensor_is_refused_whatever_its_share() -> None:
+    with pytest.raises(ConfigError, match=r"motion.translation_px .*affine.* 8x8"):
+        SynthConfig(size=SensorSize(8, 8), motion=MotionConfig("saccade:9,affine:1"))
+
+
+def test_every_family_is_listed_with_its_source() -> None:
+    assert FAMILIES.keys() == MOTIONS.keys() == MOTION_SOURCES.keys()
+    assert list_presets("motions").splitlines()[0].split() == list(MOTIONS)
+    with pytest.raises(ConfigError, match="give cameras or motions"):
+        list_presets("lenses")

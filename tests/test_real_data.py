@@ -9,13 +9,14 @@ import pytest
 
 from ezsr_shards.making import RunOptions
 from ezsr_shards.verify import iterate_samples, verify
+from ezsr_synth.camera import Camera
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import decode_picture
 from ezsr_synth.motion import draw_motion
 from ezsr_synth.randomness import rng_for
 from ezsr_synth.run import synthesize
 from ezsr_synth.scene import log_picture, place_picture
-from ezsr_synth.simulate import Camera, simulate
+from ezsr_synth.simulate import simulate
 
 
 @pytest.fixture(scope="module")

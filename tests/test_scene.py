@@ -7,11 +7,12 @@ import pytest
 import reference
 from conftest import smooth_picture
 
+from ezsr_synth.camera import Camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.randomness import rng_for
 from ezsr_synth.scene import Placement, log_picture, place_picture, snapshot
-from ezsr_synth.simulate import Camera, simulate
+from ezsr_synth.simulate import simulate
 
 SHAPES = [(90, 120), (120, 90), (500, 333), (40, 40), (7, 400), (400, 7), (1, 1), (3, 5)]
 

@@ -66,7 +66,10 @@ def test_the_jpeg_is_the_scene_in_the_middle_of_the_recording(n: int) -> None:
 @pytest.mark.parametrize("n", range(4))
 def test_the_json_states_the_thresholds_that_fired(n: int) -> None:
     """Each lies in its own range, and the lower one fires more often."""
-    config = replace(CONFIG, camera=CameraConfig((0.1, 0.15), (0.25, 0.3), lens_blur_px=0.0))
+    config = replace(
+        CONFIG,
+        camera=CameraConfig(threshold_on=(0.1, 0.15), threshold_off=(0.25, 0.3), lens_blur_px=0.0),
+    )
     s = sample_of(n, config)
     on, off = s.meta["camera"]["threshold_on"], s.meta["camera"]["threshold_off"]
     assert 0.1 <= on <= 0.15

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from types import FrameType
 from typing import Any
 
@@ -19,10 +20,13 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.errors import ConfigError, EzsrError
 from ezsr_shards.making import RunOptions, summarize
-from ezsr_synth.config import SensorSize, SynthConfig
+from ezsr_synth.config import PRESET, CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.estimate import estimate
+from ezsr_synth.presets import list_presets
 from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
+
+_NAMED = {"camera": "preset", "motion": "family"}
 
 
 def build_parser() -> ArgumentParser:
@@ -47,13 +51,33 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the shard set in OUT and start anew"
     )
+    parser.add_argument(
+        "--list", choices=("cameras", "motions"), help="print what can be named, and stop"
+    )
     parser.add_argument("--name", type=str, default="events", help="first part of file names")
     parser.add_argument(
         "--dry-run",
         action="store_true",
         help="try a few pictures and print samples, GB and hours to expect; write nothing",
     )
+    for section, kind in (("camera", CameraConfig), ("motion", MotionConfig)):
+        left_out = [field.name for field in fields(kind) if field.default is PRESET]
+        parser.set_defaults({f"{section}.{name}": PRESET for name in left_out})
+        action = parser._option_string_actions[f"--{section}"]
+        action.metavar, action.help = "NAME", f"short for --{section}.{_NAMED[section]}"
     return use_hyphens(parser)
+
+
+def spell_out(argv: Sequence[str]) -> list[str]:
+    """Return arguments with `--camera NAME` and `--motion NAME` as the options they stand for."""
+    words = []
+    for word in argv:
+        option, equals, value = word.partition("=")
+        section = option.removeprefix("--")
+        if option.startswith("--") and section in _NAMED:
+            option = f"{option}.{_NAMED[section]}"
+        words.append(option + equals + value)
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     options: Namespace | None = None
     try:
-        options = parse_arguments(parser, argv)
+        words = spell_out(sys.argv[1:] if argv is None else argv)
+        if words[:1] == ["--list"]:
+            say(list_presets(words[1] if words[1:] else ""))
+            return 0
+        options = parse_arguments(parser, words)
         options.size = SensorSize.parse(options.size)
         for flag in ("overwrite", "dry_run"):
             if not isinstance(options[flag], bool):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from ezsr_shards.errors import ConfigError, check_number
+from ezsr_synth.presets import CAMERAS, MOTIONS, Values
 
 Range = tuple[float, float]
 MAX_SIDE_PX = 4096
@@ -38,49 +39,136 @@ class SensorSize:
         return SensorSize(int(width), int(height))
 
 
+PRESET: Any = None
+"""Stands for the value of the preset, and is replaced by it."""
+
+
 @dataclass(frozen=True)
 class MotionConfig:
-    """The random affine path along which the picture moves (EZSR, section on synthesis)."""
+    """The path along which the picture moves; what is left out has the family's own value.
 
-    duration_us: int = 50_000
+    After a mixture, every family has its own values for what was left out: `of` tells them.
+    """
+
+    family: str = "affine"
+    """Motion family, or a mixture by weight, such as affine:2,drift:1 (see --list motions)."""
+    duration_us: int = PRESET
     """Length of the whole path in microseconds; the event cap may end the recording sooner."""
-    translation_px: Range = (8.0, 24.0)
-    """Least and most shift over the whole path, in sensor pixels; the direction is random."""
-    rotation_deg: float = 5.0
+    translation_px: Range = PRESET
+    """Least and most shift, in sensor pixels: from start to end, or the side of a closed path."""
+    rotation_deg: float = PRESET
     """Most rotation over the whole path, in degrees, either way."""
-    zoom_percent: float = 5.0
+    zoom_percent: float = PRESET
     """Most change of scale over the whole path, in percent, either way."""
+    tilt_deg: float = PRESET
+    """Most tilt of the picture's plane over the whole path, in degrees (homography)."""
     max_step_px: float = 0.5
     """Most that any point of the picture moves between two time samples."""
 
     def __post_init__(self) -> None:
-        """Refuse paths that cannot be simulated."""
-        check_range("motion.translation_px", self.translation_px, 0.0, 4096.0)
-        check_number("motion.duration_us", self.duration_us, 100, 60_000_000)
-        check_number("motion.rotation_deg", self.rotation_deg, 0.0, 180.0)
-        check_number("motion.zoom_percent", self.zoom_percent, 0.0, 90.0)
-        check_number("motion.max_step_px", self.max_step_px, 0.01, 4.0)
+        """Take a family's values where none are given; refuse paths that cannot be simulated."""
+        weights = self.weights()
+        if len(weights) == 1:
+            _fill(self, MOTIONS[next(iter(weights))])
+        if self.translation_px is not None:
+            check_range("motion.translation_px", self.translation_px, 0.0, 4096.0)
+        for name, least, most in (
+            ("duration_us", 100, 60_000_000),
+            ("rotation_deg", 0.0, 180.0),
+            ("zoom_percent", 0.0, 90.0),
+            ("tilt_deg", 0.0, 40.0),
+            ("max_step_px", 0.01, 4.0),
+        ):
+            if getattr(self, name) is not None:
+                check_number(f"motion.{name}", getattr(self, name), least, most)
+
+    def weights(self) -> dict[str, float]:
+        """Return each family's share of the samples."""
+        parts = [part.strip().partition(":") for part in self.family.split(",")]
+        shares: dict[str, float] = {}
+        for name, colon, weight in parts:
+            if name not in MOTIONS:
+                raise ConfigError(f"motion {name!r}: give one of {', '.join(MOTIONS)}")
+            try:
+                shares[name] = float(weight) if colon else 1.0
+            except ValueError:
+                raise ConfigError(f"motion {name}:{weight}: the weight is no number") from None
+            check_number(f"motion {name}: weight", shares[name], 1e-6, 1e6)
+        if len(shares) < len(parts):
+            raise ConfigError(f"motion {self.family}: a family is named twice")
+        return {name: share / sum(shares.values()) for name, share in shares.items()}
+
+    def of(self, family: str) -> MotionConfig:
+        """Return the configuration of one family of the mixture."""
+        return replace(self, family=family)
 
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """The event camera: how it sees the picture and when its pixels fire."""
+    """The event camera, by name; what is left out has the preset's value.
 
-    threshold_on: Range = (0.1, 0.3)
-    """Range of the ON contrast threshold, in log intensity; one draw per sample."""
-    threshold_off: Range = (0.1, 0.3)
-    """Range of the OFF contrast threshold, in log intensity; one draw per sample."""
-    lens_blur_px: float = 0.8
+    Pairs are ranges, drawn from once per sample.
+    """
+
+    preset: str = "ideal"
+    """Camera that the other values are taken from (see --list cameras)."""
+    threshold_on: Range = PRESET
+    """ON contrast threshold, in log intensity."""
+    threshold_off: Range = PRESET
+    """OFF contrast threshold, in log intensity."""
+    threshold_mismatch: Range = PRESET
+    """Standard deviation of the thresholds over the pixels, as a share of the threshold."""
+    random_phase: bool = PRESET
+    """Pixels start anywhere between their thresholds; false: at the light they first see."""
+    refractory_us: Range = PRESET
+    """After an event the pixel rests this long, then takes the light it sees for its reference."""
+    bandwidth_hz: Range = PRESET
+    """Cut-off frequency of a white pixel's photoreceptor, lower in the dark; 0: without limit."""
+    leak_hz: Range = PRESET
+    """Rate of the ON events of a pixel that sees no change; it varies by 0.1 decade over pixels."""
+    shot_noise_hz: Range = PRESET
+    """Rate of noise events of a black pixel, ON and OFF together; a quarter of it in white."""
+    hot_pixels: Range = PRESET
+    """Share of pixels that fire ON events all the time."""
+    hot_pixel_hz: Range = PRESET
+    """Least and most rate of a hot pixel; each has its own."""
+    timestamp_us: int = PRESET
+    """Time stamps are multiples of this many microseconds."""
+    row_readout_us: float = PRESET
+    """Time in which an arbiter reads all waiting events of one row; 0: at once."""
+    lens_blur_px: float = PRESET
     """Standard deviation of the lens blur, in sensor pixels."""
-    log_floor: float = 1e-3
+    log_floor: float = PRESET
     """Added to the linear luminance (white = 1) before the logarithm."""
 
     def __post_init__(self) -> None:
-        """Refuse cameras that would fire without end."""
-        check_range("camera.threshold_on", self.threshold_on, 0.01, 10.0)
-        check_range("camera.threshold_off", self.threshold_off, 0.01, 10.0)
+        """Take the preset's values where none are given; refuse cameras that cannot be."""
+        if self.preset not in CAMERAS:
+            raise ConfigError(f"camera {self.preset!r}: give one of {', '.join(CAMERAS)}")
+        _fill(self, CAMERAS[self.preset])
+        for name, least, most in (
+            ("threshold_on", 0.01, 10.0),
+            ("threshold_off", 0.01, 10.0),
+            ("threshold_mismatch", 0.0, 0.5),
+            ("refractory_us", 0.0, 1e6),
+            ("bandwidth_hz", 0.0, 1e6),
+            ("leak_hz", 0.0, 1000.0),
+            ("shot_noise_hz", 0.0, 1000.0),
+            ("hot_pixels", 0.0, 0.1),
+            ("hot_pixel_hz", 0.01, 10_000.0),
+        ):
+            check_range(f"camera.{name}", getattr(self, name), least, most)
+        check_number("camera.timestamp_us", self.timestamp_us, 1, 100_000)
+        check_number("camera.row_readout_us", self.row_readout_us, 0.0, 1000.0)
         check_number("camera.lens_blur_px", self.lens_blur_px, 0.0, 20.0)
         check_number("camera.log_floor", self.log_floor, 1e-3, 1.0)
+
+
+def _fill(config: Any, values: Values) -> None:
+    """Give the fields of a frozen configuration that were left out the values of a preset."""
+    for name, value in values.items():
+        if getattr(config, name) is PRESET:
+            object.__setattr__(config, name, value)
 
 
 @dataclass(frozen=True)
@@ -117,12 +205,14 @@ class SynthConfig:
         check_number("min_events", self.min_events, 0, self.max_events)
         check_number("jpeg_quality", self.jpeg_quality, 1, 100)
         check_number("max_pixels", self.max_pixels, 1, 178_000_000)  # Pillow refuses more
-        shorter = min(self.size.width, self.size.height)
-        if self.motion.translation_px[1] > shorter:
-            raise ConfigError(
-                f"motion.translation_px {self.motion.translation_px}: the picture would leave a "
-                f"{self.size} sensor; keep the largest shift at or under {shorter} pixels"
-            )
+        for family in self.motion.weights():
+            translation_px = self.motion.of(family).translation_px
+            shorter = min(self.size.width, self.size.height)
+            if translation_px[1] > shorter:
+                raise ConfigError(
+                    f"motion.translation_px {translation_px} ({family}): the picture would leave a "
+                    f"{self.size} sensor; keep the largest shift at or under {shorter} pixels"
+                )
 
 
 def check_range(field_name: str, value: Range, least: float, most: float) -> None:

@@ -13,5 +13,14 @@ import numpy as np
 
 def rng_for(seed: int, key: str, view: int, purpose: str) -> np.random.Generator:
     """Return a fresh generator for one purpose of one view of one picture."""
+    return np.random.Generator(np.random.PCG64(_hash(seed, key, view, purpose, 16)))
+
+
+def seed_of(seed: int, key: str, view: int, purpose: str) -> int:
+    """Return 64 bits for one purpose, for the kernels to hash with pixels and numbers."""
+    return _hash(seed, key, view, purpose, 8)
+
+
+def _hash(seed: int, key: str, view: int, purpose: str, length: int) -> int:
     digest = hashlib.sha256(f"{seed}/{key}/{view}/{purpose}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+    return int.from_bytes(digest[:length], "little")

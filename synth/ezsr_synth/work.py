@@ -16,13 +16,14 @@ import numpy.typing as npt
 from ezsr_shards.sample import Sample
 from ezsr_shards.shardset import Failure, ShardRecord, shard_name
 from ezsr_shards.tally import OnInput, Tally, finish_shard
+from ezsr_synth.camera import draw_camera
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import PictureError
 from ezsr_synth.motion import draw_motion
-from ezsr_synth.randomness import rng_for
+from ezsr_synth.randomness import rng_for, seed_of
 from ezsr_synth.records import ImageRecord, ShardTask
 from ezsr_synth.scene import log_picture, place_picture, snapshot
-from ezsr_synth.simulate import draw_camera, simulate
+from ezsr_synth.simulate import simulate
 
 LIBRARIES = ("ezsr", "numpy", "numba", "opencv-python", "pillow", "isal")
 
@@ -88,7 +89,8 @@ def make_sample(
     def rng(purpose: str) -> np.random.Generator:
         return rng_for(config.seed, record.key, view, purpose)
 
-    camera = draw_camera(rng("camera"), config.camera)
+    pixels = seed_of(config.seed, record.key, view, "pixels")
+    camera = draw_camera(rng("camera"), config.camera, pixels)
     motion = draw_motion(rng("motion"), config.motion, config.size)
     contain_scale = float(rng("scale").uniform(*config.contain_scale))
     placement = place_picture((rgb.shape[1], rgb.shape[0]), motion, config, contain_scale)
@@ -111,10 +113,10 @@ def make_sample(
         "class_name": record.class_name,
         "seed": config.seed,
         "view": view,
-        "camera": {"threshold_on": camera.threshold_on, "threshold_off": camera.threshold_off},
+        "camera": camera.facts(),
         "motion": motion.facts,
         "fit": config.fit,
-        "capped": events.duration_us < config.motion.duration_us,
+        "capped": events.duration_us < motion.duration_us,
     }
     if config.fit == "contain":
         meta["contain_scale"] = contain_scale

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.formats.raw import RawEvents, RecordingError
-from ezsr_shards.formats.reading import check_count, read_bytes
+from ezsr_shards.formats.reading import CONTROL_CHARACTERS, check_count, read_bytes
 
 _VERSION = b"#!AER-DAT2"
 _END_OF_HEADER = b"endofasciiheader"
 _MAX_HEADER_BYTES = 1 << 20
 _RECORD = np.dtype([("address", ">u4"), ("t", ">u4")])
-_CONTROL_CHARACTERS = bytes([*range(9), *range(10, 32), 127])
 
 _DVS128_SIDE_PX = 128
 _DAVIS346_PX = (346, 260)
@@ -105,7 +104,7 @@ def _header_bytes(data: bytes) -> int:
     while data[start : start + 1] == b"#" and start < _MAX_HEADER_BYTES:
         end = data.find(b"\n", start, start + _MAX_HEADER_BYTES) + 1
         line = data[start : end - 1].removesuffix(b"\r")
-        if not end or len(line.translate(None, _CONTROL_CHARACTERS)) < len(line):
+        if not end or len(line.translate(None, CONTROL_CHARACTERS)) < len(line):
             break
         start = end
         if line[1:].replace(b" ", b"").lower() == _END_OF_HEADER:

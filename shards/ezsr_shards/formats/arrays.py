@@ -207,10 +207,11 @@ def _microseconds(label: str, t: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         return np.rint(t).astype(np.int64)
     if t.dtype.kind == "b" or max(-int(t.min()), int(t.max())) > _MAX_WHOLE:
         raise RecordingError("wrong-columns", f"{label} is {t.dtype}: give microseconds")
-    short = (t.dtype.kind, t.dtype.itemsize) == ("u", 2)
-    if short and bool(np.any(np.diff(t.astype(np.int32)) <= -(2**15))):
-        raise RecordingError("wrapped-times", f"{label} is uint16 and turns over: give int64")
-    return t.astype(np.int64)
+    times = t.astype(np.int64)
+    bits = 8 * t.dtype.itemsize
+    if t.dtype.kind == "u" and bits < 64 and bool(np.any(np.diff(times) <= -(2 ** (bits - 1)))):
+        raise RecordingError("wrapped-times", f"{label} is {t.dtype} and turns over: give int64")
+    return times
 
 
 def _on(label: str, p: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

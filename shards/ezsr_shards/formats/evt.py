@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.formats.raw import RawEvents, RecordingError
-from ezsr_shards.formats.reading import check_count, read_bytes
+from ezsr_shards.formats.reading import CONTROL_CHARACTERS, check_count, read_bytes
 
 _MAX_HEADER_BYTES = 1 << 20
 _Words = npt.NDArray[np.unsignedinteger]
@@ -67,7 +67,10 @@ def _read_header(data: bytes) -> _Header:
         end = data.find(b"\n", start, start + _MAX_HEADER_BYTES) + 1
         if not end:
             break
-        line = data[start + 2 : end].decode("ascii", "replace").strip()
+        text = data[start : end - 1].removesuffix(b"\r")
+        if len(text.translate(None, CONTROL_CHARACTERS)) < len(text):
+            break  # the first word of a file without "% end" may begin with these bytes too
+        line = text[2:].decode("ascii", "replace").strip()
         start = end
         if line == "end":
             break

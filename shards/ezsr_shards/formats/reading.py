@@ -15,6 +15,9 @@ MAX_BYTES_PER_EVENT = 32
 
 MAX_FILE_BYTES = MAX_EVENTS * MAX_BYTES_PER_EVENT
 
+CONTROL_CHARACTERS = bytes([*range(9), *range(10, 32), 127])
+"""Bytes that no line of a text header has; tabs are allowed."""
+
 
 def check_file(path: Path, most: int = MAX_FILE_BYTES) -> None:
     """Raise RecordingError unless `path` is a regular file of at most `most` bytes."""

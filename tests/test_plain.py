@@ -1,0 +1,58 @@
+"""The kernels as plain Python: what Numba compiles is what is written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from test_kernels import random_case
+
+from ezsr_synth.simulate import simulate
+
+CASES = 3
+
+
+def hash_cases() -> str:
+    """Hash the events of a few cases with every effect on."""
+    found, events = hashlib.sha256(), 0
+    for seed in range(CASES):
+        log_picture, motion, camera, size = random_case(seed)
+        camera = replace(
+            camera,
+            threshold_mismatch=0.2,
+            random_phase=True,
+            refractory_us=500.0,
+            bandwidth_hz=200.0 * (seed % 2),
+            leak_hz=5.0,
+            shot_noise_hz=50.0,
+            hot_pixels=0.1,
+            hot_pixel_hz=(100.0, 500.0),
+            row_readout_us=2.0,
+            seed=2**63 + seed,
+        )
+        stream = simulate(log_picture, motion, camera, size)
+        events += len(stream)
+        for column in (stream.x, stream.y, stream.t, stream.p):
+            found.update(np.ascontiguousarray(column).tobytes())
+    assert events > 1000
+    return found.hexdigest()
+
+
+def test_plain_python_gives_the_same_events_to_the_byte() -> None:
+    """Seconds of the interpreter for what the compiled kernels do in milliseconds."""
+    code = "import test_plain; print(test_plain.hash_cases())"
+    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=plain,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == hash_cases()

@@ -67,6 +67,26 @@ def pixel_events(values, times, on, off, unclear_within):
     return result
 
 
+def esim_counts(frames, on, off):
+    """Events per pixel by ESIM's published rule (Rebecq et al. 2018, its C++ core), in float64.
+
+    Frame after frame, from the last level that fired on by thresholds in the direction of the
+    change, each level that lies beyond the frame before and not beyond the new one.
+    """
+    height, width = frames[0].shape
+    counts = np.zeros((height, width), int)
+    for y in range(height):
+        for x in range(width):
+            level = float(frames[0][y, x])
+            for k in range(1, len(frames)):
+                a, b = float(frames[k - 1][y, x]), float(frames[k][y, x])
+                step = on if b > a else -off
+                while (a < level + step <= b) if step > 0 else (b <= level + step < a):
+                    level += step
+                    counts[y, x] += 1
+    return counts
+
+
 def sensor_events(log_picture, warps, times, on, off, width, height, unclear_within):
     """`pixel_events` of every pixel of the sensor, as a dict (x, y) -> PixelEvents."""
     picture = np.asarray(log_picture, dtype=np.float64).tolist()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernels import PICTURE_PX, random_log_picture
@@ -86,6 +87,29 @@ def test_the_reference_is_the_light_at_every_event_and_never_far_from_it(
             near = TOLERANCE * (1 + len(own)) + 0.5 * slope
             assert rest.max() < on + near
             assert rest.min() > -off - near
+
+
+@settings(max_examples=15, deadline=None)
+@given(seeds, families, thresholds, thresholds)
+def test_esims_rule_gives_as_many_events_in_every_pixel(
+    seed: int, family: str, on: float, off: float
+) -> None:
+    """But where a frame comes within rounding of a level: one event there, or a pair."""
+    picture = random_log_picture(np.random.default_rng(seed))
+    motion = moved(seed, family)
+    frames = look_up_all(picture, motion.warps)
+    esim = reference.esim_counts(list(frames), on, off)
+    ours = np.zeros_like(esim)
+    stream = simulate(picture, motion, Camera(on, off), SIZE)
+    np.add.at(ours, (stream.y, stream.x), 1)
+    for y, x in np.argwhere(esim != ours):
+        own = (stream.y == y) & (stream.x == x)
+        levels = frames[0, y, x] + np.cumsum(np.where(stream.p[own] == 1, on, -off))
+        around = [frames[0, y, x], *levels]
+        near = [abs(v - c) for v in frames[:, y, x] for r in around for c in (r + on, r - off, r)]
+        assert min(near) < TOLERANCE * (1 + own.sum()), (y, x)
+        assert abs(esim[y, x] - ours[y, x]) <= 2
+    assert np.count_nonzero(esim != ours) <= 0.02 * esim.size
 
 
 @settings(max_examples=30, deadline=None)

@@ -61,9 +61,13 @@ CAMERAS: dict[str, Values] = {
         log_floor=0.1,
     ),
     "gen3-vga": _real(
-        threshold_on=(0.11, 0.4),
-        threshold_off=(0.11, 0.4),
+        threshold_on=(0.15, 0.4),
+        threshold_off=(0.15, 0.4),
+        refractory_us=(1000.0, 5000.0),
+        shot_noise_hz=(0.0, 0.5),
+        hot_pixel_hz=(20.0, 1000.0),
         timestamp_us=197,
+        log_floor=0.015,
     ),
 }
 CAMERA_SOURCES = {
@@ -71,8 +75,8 @@ CAMERA_SOURCES = {
     "dvs128": f"{_SURVEY}: 17%. {_V2E}",
     "davis240": f"{_SURVEY}: 11%. {_V2E}",
     "davis346": f"{_SURVEY}: 14.3-22.5%. {_V2E}",
-    "atis": f"{_SURVEY}: 13%. {_V2E}. Seen on N-MNIST: pixels rest for about 2 ms",
-    "gen3-vga": f"{_SURVEY}: 12%. {_V2E}. Seen on N-ImageNet: one time stamp in 197 us",
+    "atis": f"{_SURVEY}: 13%. {_V2E}; rest, noise and veiling light as on N-MNIST (realism.py)",
+    "gen3-vga": f"{_SURVEY}: 12%. {_V2E}; rest, clock and light as on N-ImageNet (realism.py)",
 }
 
 MOTIONS: dict[str, Values] = {
@@ -105,8 +109,8 @@ MOTIONS: dict[str, Values] = {
         "tilt_deg": 0.0,
     },
     "loop": {
-        "duration_us": 50_000,
-        "translation_px": (4.0, 12.0),
+        "duration_us": 200_000,
+        "translation_px": (6.0, 12.0),
         "rotation_deg": 0.0,
         "zoom_percent": 0.0,
         "tilt_deg": 0.0,
@@ -117,7 +121,7 @@ MOTION_SOURCES = {
     "homography": "the picture as a plane that moves and tilts in 3-D, seen at 53 degrees",
     "saccade": "three saccades along a triangle of this side (Orchard et al. 2015; N-MNIST)",
     "drift": "a smooth random walk of shift, turn and zoom, as of a hand-held camera",
-    "loop": "once around a square of this side (Kim et al., N-ImageNet, ICCV 2021)",
+    "loop": "once around a square of this side, 50 ms each (Kim et al., N-ImageNet, ICCV 2021)",
 }
 
 

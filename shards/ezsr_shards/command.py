@@ -33,7 +33,7 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
     try:
         options: Namespace = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).replace("required: import.", "required: --")
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
     except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
         text = " ".join(str(error).split())

@@ -220,8 +220,10 @@ def _select(
         whole = only is not None and len(there[only]) == len(paths)
         return mix(paths), only if whole else None
     if options.split not in there:
-        known = ", ".join(there) or "none that its files tell"
-        advice = f"; {data_set.advice}" if data_set.advice else ""
+        wanted = data_set.splits.get(options.split)
+        known = ", ".join(there) or "no split that paths tell"
+        advice = f"; paths of this one match {wanted}" if wanted else ""
+        advice += f"; {data_set.advice}" if data_set.advice else ""
         raise ConfigError(f"split {options.split!r}: ROOT {root} holds {known}{advice}")
     return mix(there[options.split]), options.split
 

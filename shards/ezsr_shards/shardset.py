@@ -129,10 +129,12 @@ def read_records(folder: Path, name: str) -> list[ShardRecord]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return `config.json`; raise OutputError if the folder is no shard set."""
+    if not folder.is_dir():
+        raise OutputError(f"{folder}: no such folder")
     if not (folder / CONFIG_FILE).is_file():
         raise OutputError(
-            f"{folder}: no {CONFIG_FILE} here, so it is not a folder that ezsr-synth wrote; "
-            f"give the OUT folder of a run"
+            f"{folder}: no {CONFIG_FILE} here, so it is no shard set; give the OUT folder of "
+            f"ezsr-synth or ezsr-shards import"
         )
     return read_json(folder / CONFIG_FILE)
 

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ezsr_shards.command import say, use_hyphens
 from ezsr_shards.datasets import DATA_SETS
-from ezsr_shards.errors import ConfigError
+from ezsr_shards.errors import ConfigError, InputError
 from ezsr_shards.formats.raw import Convention
 from ezsr_shards.importer import ImportOptions, list_recordings
 from ezsr_train.cli import run_command
@@ -110,9 +110,11 @@ def _evaluate(options: Namespace) -> None:
         return
     if options.source is None:
         raise ConfigError("SHARDS: give a shard set, or --format F and the data set's folder")
+    if not Path(options.checkpoint).exists():
+        raise InputError(f"checkpoint {options.checkpoint}: no such file")
     with join_ranks() as ranks:
-        check_out(out, options.overwrite)
         recordings = _open(options)
+        check_out(out, options.overwrite)
         report = evaluate(options.checkpoint, recordings, config, ranks, options.source)
         if ranks.first:
             report.write(out)

@@ -33,12 +33,14 @@ class Embedded:
     labels      int64 (N,), on the CPU
     embeddings  float32 (N, D), unit length, on the CPU
     skipped     broken recordings, which are left out
+    alike       recordings of which all slices are the same, as a slice holds all their events
     """
 
     keys: tuple[str, ...]
     labels: Tensor
     embeddings: Tensor
     skipped: tuple[Skipped, ...]
+    alike: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,22 @@ def embed_recordings(
     """
     slices = options.rule.slices
     keys, skipped = list[str](), list[Skipped]()
-    labels, rows = [torch.empty(0, dtype=torch.int64)], list[Tensor]()
+    labels, rows, alike = [torch.empty(0, dtype=torch.int64)], list[Tensor](), 0
     for one in evaluation_batches(recordings, options, ranks, batch, workers):
         skipped += one.skipped
         known = one.labels[::slices] >= 0
         if not known.any():
             continue
         unit = F.normalize(embed(one).float(), dim=-1)
-        mean = F.normalize(unit.view(len(known), slices, -1).mean(1), dim=-1).cpu()
+        unit = unit.view(len(known), slices, -1)
+        if slices > 1:
+            alike += int((unit == unit[:, :1]).all(2).all(1)[known.to(unit.device)].sum())
+        mean = F.normalize(unit.mean(1), dim=-1).cpu()
         keys += [key for key, labelled in zip(one.keys[::slices], known, strict=True) if labelled]
         labels.append(one.labels[::slices][known])
         rows.append(mean[known])
     embeddings = torch.cat(rows) if rows else torch.empty(0, 1)
-    return Embedded(tuple(keys), torch.cat(labels), embeddings, tuple(skipped))
+    return Embedded(tuple(keys), torch.cat(labels), embeddings, tuple(skipped), alike)
 
 
 def answer(embedded: Embedded, classes: Tensor, ranks: Ranks) -> list[Answer]:

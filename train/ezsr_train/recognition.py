@@ -96,7 +96,7 @@ class EvalConfig:
         check_number("workers", self.workers, 0, 1024)
         check_number("max_skipped", self.max_skipped, 0.0, 1.0)
         if bool(self.knn) != (self.pool is not None):
-            raise ConfigError(f"knn {self.knn}, pool {self.pool}: give both, or neither")
+            raise ConfigError(f"--knn {self.knn}, --pool {self.pool}: give both, or neither")
         if self.protocol == "official":
             fixed = {"slice_events": 0, "slices": 1, "templates": None, "classnames": None}
             for name, usual in fixed.items():
@@ -140,6 +140,8 @@ def evaluate(
     skipped = _judge(found, answers, config, ranks)
     variants: dict[str, tuple[Answer, ...]] = {}
     protocol = _describe_protocol(config, options, encoder, chosen)
+    if config.slices > 1:
+        protocol["recordings_with_all_slices_alike"] = sum(ranks.collect([found.alike]))
     if pool is not None:
         protocol |= {"knn_pool": config.pool, "knn_pool_sha256": pool.identity}
         if isinstance(recordings, ShardSet) and pool.identity == recordings.identity:

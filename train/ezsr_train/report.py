@@ -59,7 +59,22 @@ class Report:
         if self.skipped:
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
             lines.append(f"left out: {reasons}")
-        return lines
+        return lines + self._cautions()
+
+    def _cautions(self) -> list[str]:
+        """Return what a reader might otherwise take for a result."""
+        found = []
+        alike = self.facts.get("protocol", {}).get("recordings_with_all_slices_alike", 0)
+        if alike:
+            found.append(
+                f"note: one slice holds all events of {alike} recordings, so --slices changes "
+                f"nothing there; give a smaller --slice-events"
+            )
+        if "knn" in self.variants:
+            translated = accuracy(list(self.variants["knn"]))
+            if translated.interval()[1] < self.top1.interval()[0]:
+                found.append("note: translation made it worse; does the pool show what is named?")
+        return found
 
     def _titled(self) -> list[tuple[str, list[Answer]]]:
         titles = {"knn": "events, k-NN translated", "ceiling": "teacher on the RGB pictures"}

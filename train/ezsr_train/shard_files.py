@@ -110,7 +110,8 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
             _fetch_or_refuse(f"{url}/{name}", folder / name)
     if not (folder / INDEX_FILE).is_file():
         raise InputError(
-            f"SHARDS {source}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first"
+            f"SHARDS {source}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first, "
+            f"or ezsr-shards import for recordings (ezsr-eval also takes them with --format)"
         )
     try:
         listed = read_json(folder / INDEX_FILE)["shardlist"]

@@ -12,7 +12,7 @@ the pixels that become darker, so its polarity is turned round first; both agree
 
 N-MNIST: each picture is recorded as `ezsr-synth --motion saccade --fit contain --size 34x34` does,
 and shifted by whole pixels onto its recording. The peer is v2e (github.com/SensorsINI/v2e), its own
-noise model on the same frames, as 8-bit grey values in float.
+two presets on the same frames, as grey values of a video, which it is made for, and as linear light.
 Results go to benchmarks/results/realism.json and realism.png.
 """
 
@@ -220,18 +220,21 @@ def compare_imagenet(folder: Path, checkout: Path | None) -> tuple[dict[str, Any
         figures[name] = summarize([measure(e) | agree(e, real) for e in drawn])
         pictures.append((name, count_image(drawn[0])))
     if checkout:
-        grey = 255 * np.where(scene <= 0.0031308, 12.92 * scene, 1.055 * scene ** (1 / 2.4) - 0.055)
-        frames = np.stack([
-            cv2.warpAffine(grey, w[:2], (size.width, size.height),
-                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-            for w in path.warps
-        ])  # fmt: skip
-        for preset in ("clean", "noisy"):
-            events = peer_events(checkout, frames, path.t_us, preset)
-            figures[f"v2e {preset}"] = summarize([measure(events) | agree(events, real)])
-            pictures.append((f"v2e {preset}", count_image(events)))
+        coded = np.where(scene <= 0.0031308, 12.92 * scene, 1.055 * scene ** (1 / 2.4) - 0.055)
+        for light_of, grey in (("grey values", 255 * coded), ("linear light", 255 * scene)):
+            frames = [_look(grey, w, size) for w in path.warps]
+            for preset in ("clean", "noisy"):
+                events = peer_events(checkout, np.stack(frames), path.t_us, preset)
+                name = f"v2e {preset}, {light_of}"
+                figures[name] = summarize([measure(events) | agree(events, real)])
+                pictures.append((name, count_image(events)))
     figures["real"]["path, px"] = moved.round(2).tolist()
     return figures, pictures
+
+
+def _look(scene: np.ndarray, warp: np.ndarray, size: SensorSize) -> np.ndarray:
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(scene, warp[:2], (size.width, size.height), flags=flags)
 
 
 def summarize(measured: list[dict[str, Any]]) -> dict[str, Any]:

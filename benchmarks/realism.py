@@ -12,7 +12,7 @@ the pixels that become darker, so its polarity is turned round first; both agree
 
 N-MNIST: each picture is recorded as `ezsr-synth --motion saccade --fit contain --size 34x34` does,
 and shifted by whole pixels onto its recording. The peer is v2e (github.com/SensorsINI/v2e), its own
-two presets on the same frames, as grey values of a video, which it is made for, and as linear light.
+two presets on the same frames: as grey values of a video, its usual input, and as linear light.
 Results go to benchmarks/results/realism.json and realism.png.
 """
 

@@ -70,9 +70,52 @@ def test_config_file_and_dotted_overrides(picture_folder: Path, tmp_path: Path) 
     assert said["camera"]["threshold_on"] == [0.2, 0.2]
 
 
+def test_cameras_and_motions_by_name(picture_folder: Path, tmp_path: Path) -> None:
+    """On the command line and in a file; what is said besides goes before what the name brings."""
+    from ezsr_shards.shardset import read_config
+    from ezsr_shards.verify import iterate_samples
+
+    (tmp_path / "c.yaml").write_text("camera:\n  preset: gen3-vga\n  leak_hz: [0, 0]\n")
+    saccade = ["--motion", "saccade", "--camera=atis", "--camera.refractory-us", "[7,7]"]
+    mixture = ["--config", str(tmp_path / "c.yaml"), "--motion", "loop:2,drift", "--seed", "4"]
+    for name, options in (("a", saccade), ("b", mixture)):
+        assert synth([str(picture_folder), str(tmp_path / name), *options, *SMALL]) == 0
+    said = read_config(tmp_path / "a")["synthesis"]
+    assert said["camera"]["preset"] == "atis"
+    assert said["camera"]["refractory_us"] == [7, 7]
+    assert said["camera"]["log_floor"] == 0.1
+    assert said["motion"]["duration_us"] == 300_000
+    said = read_config(tmp_path / "b")["synthesis"]
+    assert said["camera"]["timestamp_us"] == 197
+    assert said["camera"]["leak_hz"] == [0, 0]
+    samples = list(iterate_samples(tmp_path / "b"))
+    assert {sample.meta["motion"]["family"] for sample in samples} == {"loop", "drift"}
+    assert all(bool((sample.events.t % 197 == 0).all()) for sample in samples)
+    drawn = samples[0].meta["camera"]
+    assert drawn["preset"] == "gen3-vga"
+    assert "leak_hz" not in drawn
+    assert 1000 <= drawn["refractory_us"] <= 5000
+
+
+@pytest.mark.parametrize(("kind", "name"), [("cameras", "gen3-vga"), ("motions", "homography")])
+def test_what_can_be_named_is_listed(
+    kind: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert synth(["--list", kind]) == 0
+    said = capsys.readouterr().out
+    assert name in said.splitlines()[0]
+    assert f"{name}: " in said
+    assert synth(["--list", "lenses"]) == 2
+    assert capsys.readouterr().err == "ezsr-synth: list 'lenses': give cameras or motions\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--camera", "dvs129"], "camera 'dvs129': give one of"),
+        (["--motion", "jump"], "motion 'jump': give one of"),
+        (["--motion", "saccade:1,loop:-1"], "weight"),
+        (["--camera.hot-pixels", "[0,1]"], "camera.hot_pixels"),
         (["--size", "224"], "224x224"),
         (["--size", "4x4"], "both sides"),
         (["--seed", "-1"], "seed"),

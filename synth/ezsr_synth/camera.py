@@ -61,8 +61,11 @@ class Camera:
 
     def facts(self) -> dict[str, Any]:
         """Return what was drawn, for the sample's JSON; what is switched off is left out."""
-        drawn = {field.name: getattr(self, field.name) for field in fields(self)}
         off = Camera(self.threshold_on, self.threshold_off)
+        drawn = {field.name: getattr(self, field.name) for field in fields(self)}
+        del drawn["seed"]  # follows from those of the sample
+        if not self.hot_pixels:
+            del drawn["hot_pixel_hz"]
         named = ("threshold_on", "threshold_off")
         return {k: v for k, v in drawn.items() if k in named or v != getattr(off, k)}
 

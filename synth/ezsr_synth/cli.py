@@ -76,7 +76,7 @@ def spell_out(argv: Sequence[str]) -> list[str]:
         section = option.removeprefix("--")
         if option.startswith("--") and section in _NAMED:
             option = f"{option}.{_NAMED[section]}"
-        words.append(option + equals + value)
+        words += ["--list", value] if option == "--list" and equals else [option + equals + value]
     return words
 
 
@@ -87,8 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options: Namespace | None = None
     try:
         words = spell_out(sys.argv[1:] if argv is None else argv)
-        if words[:1] == ["--list"]:
-            say(list_presets(words[1] if words[1:] else ""))
+        if "--list" in words:  # which needs neither IMAGES nor OUT
+            say(list_presets("".join(words[words.index("--list") + 1 :][:1])))
             return 0
         options = parse_arguments(parser, words)
         options.size = SensorSize.parse(options.size)

@@ -20,7 +20,7 @@ from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.sources import SourceOptions, list_pictures
 from ezsr_synth.work import ShardPlan, make_shard
 
-SYNTHESIS_VERSION = 1
+SYNTHESIS_VERSION = 2
 """Raised whenever the same configuration gives other bytes, so that no set is a mixture."""
 
 

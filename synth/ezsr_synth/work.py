@@ -113,7 +113,7 @@ def make_sample(
         "class_name": record.class_name,
         "seed": config.seed,
         "view": view,
-        "camera": camera.facts(),
+        "camera": {"preset": config.camera.preset, **camera.facts()},
         "motion": motion.facts,
         "fit": config.fit,
         "capped": events.duration_us < motion.duration_us,

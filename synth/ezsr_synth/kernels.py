@@ -250,9 +250,13 @@ def _next_arrival(pixel: int, y: int, x: int, effects: Effects, state: State) ->
 def _filter_row(seen: F32, t_us: I64, bandwidth_hz: float, filtered: F32) -> None:
     """Pass a row (samples, W) through each pixel's photoreceptor, a low-pass of first order.
 
-    Its cut-off frequency is proportional to the light, dark current included. Exact for light
-    whose logarithm is linear in time between samples, but for the speed, which is taken at the
-    middle of each step.
+    Its cut-off frequency is proportional to the light, dark current included. Solved for light
+    whose logarithm is linear in time between samples: with S(t) the integral of the speed over a
+    step and z the whole of it,
+
+        out' = now - (now - before) lag - (before - out) exp(-z),  lag = mean of exp(S(t) - z),
+
+    to the first order in how much the speed changes within the step.
     """
     for x in range(seen.shape[1]):
         before, out = np.float64(seen[0, x]), np.float64(filtered[x])
@@ -260,10 +264,23 @@ def _filter_row(seen: F32, t_us: I64, bandwidth_hz: float, filtered: F32) -> Non
         for k in range(1, seen.shape[0]):
             now = np.float64(seen[k, x])
             light = np.exp(0.5 * (before + now))
-            speed = _TAU * bandwidth_hz * (light + _DARK) / (1.0 + _DARK)
-            z = speed * (t_us[k] - t_us[k - 1]) * 1e-6
+            z = (
+                _TAU
+                * bandwidth_hz
+                * (light + _DARK)
+                / (1.0 + _DARK)
+                * (t_us[k] - t_us[k - 1])
+                * 1e-6
+            )
             kept = np.exp(-z)
-            lag = (1.0 - kept) / z if z > 1e-6 else 1.0 - 0.5 * z
+            change = (now - before) * light / (light + _DARK)
+            if z > 0.01:
+                lag = (1.0 - kept) / z
+                first = (lag - kept) / z
+                second = (2.0 * first - kept) / z
+                lag -= 0.5 * z * change * (first - second)
+            else:
+                lag = 1.0 - z / 2.0 + z * z / 6.0 - z * change / 12.0
             seen[k, x] = now - (now - before) * lag + (out - before) * kept
             out = np.float64(seen[k, x])  # rounded as between two calls
             before = now

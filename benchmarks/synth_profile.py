@@ -27,11 +27,10 @@ from ezsr_synth.camera import draw_camera
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import decode_picture
 from ezsr_synth.files import list_folder, read_file
-from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.motion import draw_motion
 from ezsr_synth.randomness import rng_for
 from ezsr_synth.scene import log_picture, place_picture, snapshot
-from ezsr_synth.simulate import simulate
+from ezsr_synth.simulate import compile_simulation, simulate
 from ezsr_synth.work import encode_jpeg
 
 STAGES = ("decode", "motion", "scene", "events", "snapshot", "jpeg", "npz", "tar")
@@ -87,7 +86,7 @@ def main() -> None:
     if not names:
         parser.exit(0, f"skipped: no pictures in {options.pictures}; name a folder of JPEGs\n")
     cv2.setNumThreads(1)
-    compile_kernels()
+    compile_simulation()
     config = SynthConfig()
     time_stages(options.pictures, names[:10], config)
     rounds = [time_stages(options.pictures, names, config) for _ in range(options.rounds)]

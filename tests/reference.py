@@ -117,9 +117,14 @@ def uniform(seed, purpose, pixel, n):
 
 
 def normal(seed, purpose, pixel):
-    """A standard normal draw from the first two uniform ones."""
-    u, v = uniform(seed, purpose, pixel, 0), uniform(seed, purpose, pixel, 1)
-    return math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * v)
+    """A draw of mean 0 and variance 1: the sum of twelve 16-bit draws, of three hashes."""
+    total = 0.0
+    for n in range(3):
+        h = seed
+        for part in (purpose + 1, pixel, n):
+            h = mix((h + part * 0x9E3779B97F4A7C15) % 2**64)
+        total += sum((h >> bits) % 2**16 for bits in (0, 16, 32, 48))
+    return (total - 12 * (2**16 - 1) / 2) / 2**16
 
 
 def camera_events(

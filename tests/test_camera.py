@@ -14,10 +14,11 @@ from ezsr_shards.events import EventStream
 from ezsr_synth import kernels
 from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, SensorSize
-from ezsr_synth.kernels import compile_kernels, read_rows
+from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.motion import Motion
 from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, list_presets
 from ezsr_synth.randomness import seed_of
+from ezsr_synth.readout import compile_readout, read_rows
 from ezsr_synth.simulate import simulate
 
 SIDE = 48
@@ -186,6 +187,28 @@ def test_no_pixel_fires_while_it_rests(refractory_us: float) -> None:
             assert np.all(np.diff(stream.t[part]) >= refractory_us - 1)
 
 
+@pytest.mark.parametrize("block", [1, 3, 10_000])
+@pytest.mark.parametrize("noise_hz", [0.0, 1e-6])
+def test_a_rest_that_ends_at_a_time_sample_ends(
+    block: int, noise_hz: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels are reached in the middle of steps, and rests last half a step: exact in binary."""
+    monkeypatch.setattr("ezsr_synth.simulate._FIRST_BLOCK", block)
+    monkeypatch.setattr("ezsr_synth.simulate._LARGEST_BLOCK", block)
+    steps = 9
+    ramp = np.tile(np.arange(40, dtype=np.float32) / 4, (16, 1))
+    warps = np.repeat(np.eye(3)[None], steps + 1, axis=0)
+    warps[:, :2, 2] = 2
+    warps[:, 0, 2] += np.arange(steps + 1)
+    motion = Motion(warps, np.arange(steps + 1) * 1000, {})
+    camera = Camera(0.125, 0.125, refractory_us=500.0, shot_noise_hz=noise_hz)
+    stream = simulate(ramp, motion, camera, SensorSize(8, 8))
+    stream.check()
+    for part in of_pixels(stream).values():
+        assert stream.t[part].tolist() == [1000 * n + 500 for n in range(steps)]
+    assert len(stream) == 64 * steps
+
+
 def test_start_phases_are_even_within_the_thresholds() -> None:
     """A ramp of less than ON + OFF fires in the share of pixels that its height is of ON + OFF."""
     steps, rise = 11, 0.25
@@ -208,23 +231,27 @@ def test_the_photoreceptor_agrees_with_small_steps(bandwidth_hz: float) -> None:
     rng = np.random.default_rng(int(bandwidth_hz))
     t_us = np.concatenate([[0], np.cumsum(rng.integers(100, 2000, 40))])
     values = np.cumsum(rng.normal(0, 0.1, (41, 12)), axis=0).clip(-3, 0.2) - 0.2
-    seen, filtered = values.astype(np.float32), values[0].astype(np.float32)
-    kernels._filter_row(seen, t_us, bandwidth_hz, filtered)
+    seen = values.astype(np.float32)
+    light, filtered = seen[0].copy(), seen[0].copy()
+    for row, step_us in zip(seen[1:], np.diff(t_us), strict=True):
+        kernels.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, row)
+        assert np.array_equal(filtered, row)
     for x in range(12):
         twin = reference.photoreceptor(t_us, values[:, x], bandwidth_hz, 300)
         assert np.abs(seen[:, x] - twin).max() < 5e-4  # of 3 log units: the speed's curvature
-    assert np.array_equal(filtered, seen[-1])
+    assert np.array_equal(light, values[-1].astype(np.float32))
 
 
 def test_a_photoreceptor_takes_its_time_constant() -> None:
     """It has gone 1 - 1/e of a step of light after 1 / (2 pi f), and is slower in the dark."""
     for light, slower in ((1.0, 1.0), (1e-6, (1 + 20 / 255) / (20 / 255))):
         constant_us = 1e6 / (2 * np.pi * 100) * slower
-        t_us = np.array([0, 1, round(constant_us)])
-        seen = (np.log(light) + np.array([[-1e-3], [0], [0]])).astype(np.float32)
-        start = seen[0].copy()
-        kernels._filter_row(seen, t_us, 100.0, start)
-        assert abs((seen[2, 0] - np.log(light)) / -1e-3 - np.exp(-1)) < 0.01
+        before, now = (np.array([np.log(light) + off], np.float32) for off in (-1e-3, 0))
+        filtered = before.copy()
+        for step_us in (1, round(constant_us)):
+            seen = now.copy()
+            kernels.filter_row(2e-4 * np.pi * step_us, before, filtered, seen)
+        assert abs((seen[0] - np.log(light)) / -1e-3 - np.exp(-1)) < 0.01
 
 
 def test_time_stamps_keep_to_the_clock() -> None:
@@ -304,3 +331,4 @@ def test_impossible_cameras_are_refused(values: dict[str, object], message: str)
 
 def test_kernels_compile_before_the_work() -> None:
     compile_kernels()
+    compile_readout()

@@ -9,8 +9,9 @@ import reference
 
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import sort_by_time, weigh_channels
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, weigh_channels
 from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.readout import unpack
 from ezsr_synth.simulate import simulate
 
 CASES = 220
@@ -127,8 +128,9 @@ def test_blocks_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPa
 def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     log_picture, motion, camera, size = random_case(seed)
     roomy = simulate(log_picture, motion, camera, size)
-    monkeypatch.setattr("ezsr_synth.simulate._LEAST_CAPACITY", 1)
-    monkeypatch.setattr("ezsr_synth.simulate._CAPACITY_PER_PIXEL", 0)
+    monkeypatch.setattr("ezsr_synth.simulate._LEAST_ROOM", 1)
+    monkeypatch.setattr("ezsr_synth.simulate._AMPLE", 0)
+    monkeypatch.setattr("ezsr_synth.simulate._ROOM.words", np.empty(0, np.uint64))
     tight = simulate(log_picture, motion, camera, size)
     assert np.array_equal(roomy.t, tight.t)
     assert np.array_equal(roomy.x, tight.x)
@@ -201,15 +203,17 @@ def test_looking_outside_the_picture_is_refused() -> None:
         simulate(log_picture, motion.shifted(-PICTURE_PX, 0), camera, size)
 
 
-def test_sort_agrees_with_the_twin() -> None:
+def test_words_in_order_are_events_in_the_twins_order() -> None:
     rng = np.random.default_rng(5)
     for _ in range(50):
-        count, start = int(rng.integers(0, 400)), int(rng.integers(0, 100))
-        pixel = np.sort(rng.integers(0, 64, count))
-        x, y = (pixel % 8).astype(np.uint16), (pixel // 8).astype(np.uint16)
-        t, p = rng.integers(start, start + 30, count), rng.integers(0, 2, count).astype(np.uint8)
-        columns = sort_by_time((x, y, t, p), count, start, start + 30)
-        assert list(zip(*columns, strict=True)) == reference.sort_by_time(x, y, t, p)
+        count, latest = int(rng.integers(0, 400)), int(rng.integers(1, 2**26))
+        x, y = rng.integers(0, 4096, (2, count))
+        t, p = rng.integers(latest, latest + 30, count), rng.integers(0, 2, count)
+        words = (t << T_SHIFT | y << Y_SHIFT | x << X_SHIFT | p).astype(np.uint64)
+        ordered = reference.sort_by_time(x, y, t, p)
+        columns = unpack(np.sort(words))
+        assert [event[:3] for event in zip(*columns, strict=True)] == [e[:3] for e in ordered]
+        assert sorted(zip(*columns, strict=True)) == sorted(ordered)
 
 
 def test_weighed_channels_agree_with_numpy() -> None:

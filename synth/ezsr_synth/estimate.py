@@ -14,8 +14,8 @@ from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import count_reasons, list_reasons
 from ezsr_shards.tally import Tally
 from ezsr_synth.config import SynthConfig
-from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.records import ImageRecord
+from ezsr_synth.simulate import compile_simulation
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
 from ezsr_synth.tars import TarPictures
 from ezsr_synth.work import make_samples
@@ -30,7 +30,7 @@ def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOp
     Raises RunError if none of the pictures tried gives a sample.
     """
     listing = list_pictures(images, source)
-    compile_kernels()
+    compile_simulation()
     trial, size_bytes = Tally(), 0
     started = time.perf_counter()
     for sample in make_samples(islice(_spread(listing), _TRIED), config, trial):

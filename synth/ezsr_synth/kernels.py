@@ -1,8 +1,13 @@
-"""Every Numba kernel: arrays in, arrays out; no configuration, no I/O, no randomness.
+"""The kernels that fire events: arrays in, arrays out; no configuration, no I/O.
 
 Each has a slow twin in `tests/reference.py` that shares no code with it. One policy for all:
 compiled once and cached on disk, without the interpreter lock, and without `fastmath`, so that
-neither vector width nor block size can change a result.
+neither vector width nor block size can change a result. All that call one another are in this
+file, for Numba's cache follows the file alone.
+
+The work goes row by row, and in a row from time sample to time sample: look the row up in the
+picture, let photoreceptor and leak pass, mark the pixels where something happens, and follow these
+alone. All but the last take many pixels in one instruction.
 """
 
 from __future__ import annotations
@@ -14,26 +19,30 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from ezsr_synth.vector import list_marked, peek, poke
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-U16 = npt.NDArray[np.uint16]
-Events = tuple[U16, U16, I64, U8]
-"""Columns x, y, t (us), p."""
+U64 = npt.NDArray[np.uint64]
 
-_ONE = 2.0**32
-_FRACTION = 2**32 - 1
-_UNIT = np.float32(2.0**-32)
+T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
+"""An event is one word: t (us), y, x, p from the highest bit to the lowest, so that words in order
+are events in order of (t, y, x). A side of the sensor has at most 2^13 px."""
+
 _TAU = 2.0 * np.pi
-_DARK = 20.0 / 255.0
+_DARK = np.float32(20.0 / 255.0)
 """Light, as a share of white, at which a photoreceptor is at half of its lowest speed: its dark
 current, in v2e's words the 20 of 255 digital numbers that are added to the intensity."""
+
+_ZERO, _HALF, _ONE, _TWO = (np.float32(n) for n in (0.0, 0.5, 1.0, 2.0))
 
 # What a draw of chance is for: part of its name, besides sample, pixel and number.
 OFF, ON, _PHASE, _LEAK, _HOT, _HOT_RATE, _WAIT, _ACCEPT, _POLARITY = range(9)
 _LEAK_DECADES = 0.1  # spread of leak rates over pixels, as in v2e
-_LEAST_THRESHOLD = 0.01
+_LEAST_THRESHOLD = np.float32(0.01)
 
 
 class Pixels(NamedTuple):
@@ -59,20 +68,61 @@ class Effects(NamedTuple):
 
 
 class State(NamedTuple):
-    """What pixels remember between two calls, (H, W) each; an unused one may be empty.
+    """What pixels remember between two time samples, (H, W) each; an unused one may be empty.
 
     reference  float32, log intensity of the last event
-    filtered   float32, what the photoreceptor gives
-    release    float64, us: when the pixel rests no longer
+    seen       float32, what was last compared with it
+    light      float32, log intensity that last reached the photoreceptor
+    filtered   float32, what the photoreceptor made of it
+    release    float64, us: when the pixel rests no longer; negative before its first event
     arrival    float64, us: when its next noise event comes
     arrivals   int64, how many noise events were drawn
     """
 
     reference: F32
+    seen: F32
+    light: F32
     filtered: F32
     release: F64
     arrival: F64
     arrivals: I64
+
+
+class Row(NamedTuple):
+    """What belongs to one row of the sensor: its place, its pixels, and what they remember."""
+
+    y: int
+    on: F32
+    off: F32
+    leak: F32
+    reference: F32
+    release: F64
+    arrival: F64
+    arrivals: I64
+
+
+class Step(NamedTuple):
+    """A time step, in us; no event in it is later than `end_us`."""
+
+    start_us: int
+    stop_us: int
+    end_us: int
+
+
+class Scratch(NamedTuple):
+    """Room for the work on one row.
+
+    marks, again  uint8, 1 where a pixel fires, for the first time or anew; a multiple of 16 long
+    listed        int32, the places of marks
+    levels        float32, references after an event
+    ends          float64, when the rest after it ends, us from the step's start
+    """
+
+    marks: U8
+    again: U8
+    listed: I32
+    levels: F32
+    ends: F64
 
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
@@ -81,19 +131,20 @@ _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
 _POLICY: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
-def _jit(kernel: _Kernel) -> _Kernel:
+def jit(kernel: _Kernel) -> _Kernel:
+    """Compile a kernel, once for all processes where a folder for the cache can be written."""
     try:
         return cast(_Kernel, numba.njit(cache=True, **_POLICY)(kernel))
-    except RuntimeError:  # no folder for the cache can be written: compile in every process
+    except RuntimeError:  # no such folder: compile in every process
         return cast(_Kernel, numba.njit(**_POLICY)(kernel))
 
 
 def _jit_into(kernel: _Kernel) -> _Kernel:
-    """Compile into the caller: a call for each pixel would cost as much as its events."""
-    return cast(_Kernel, numba.njit(inline="always", **_POLICY)(kernel))
+    """Compile into the caller: a call would cost as much as a row's work, for all its arguments."""
+    return cast(_Kernel, numba.njit(forceinline=True, **_POLICY)(kernel))
 
 
-@_jit
+@jit
 def weigh_channels(rgb: U8, weights: F32) -> F32:
     """Return sum over c of weights[c, rgb[..., c]]: (H, W, 3) uint8 and (3, 256) -> (H, W)."""
     height, width = rgb.shape[:2]
@@ -106,46 +157,86 @@ def weigh_channels(rgb: U8, weights: F32) -> F32:
     return out
 
 
-@_jit
-def _sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
-    """Look up sensor row y in the log picture, bilinearly; every point must lie inside.
+_CHUNK, _MIDDLE = 64, np.int32(32)
+_FIXED = 2.0**24
+_FRACTION = np.int32(2**24 - 1)
+_WHOLE_BITS = np.int32(24)
+_UNIT = np.float32(2.0**-24)
+_MOST_STEP = 3.9
 
-    A warp without perspective steps through the picture in 32.32 fixed point: its error, under
-    1e-6 px, is far below that of float32 coordinates (3e-5 px at 600 px, too much on steep
-    edges), and it vectorises 2.4 times better than float64.
-    """
-    flat, stride = log_picture.ravel(), log_picture.shape[1]
-    x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
-    if warp[2, 0] == 0.0 and warp[2, 1] == 0.0 and warp[2, 2] == 1.0:
-        start_x, step_x = np.int64(x0 * _ONE), np.int64(warp[0, 0] * _ONE)
-        start_y, step_y = np.int64(y0 * _ONE), np.int64(warp[1, 0] * _ONE)
-        for x in range(row.shape[0]):
-            px, py = start_x + step_x * x, start_y + step_y * x
-            fx = np.float32(px & _FRACTION) * _UNIT
-            fy = np.float32(py & _FRACTION) * _UNIT
-            at = np.uint64((py >> 32) * stride + (px >> 32))
-            row[x] = _bilinear(flat, at, np.uint64(stride), fx, fy)
+
+@_jit_into
+def _sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
+    """Look up sensor row y in the log picture, bilinearly; every point must lie inside."""
+    steps = max(abs(warp[0, 0]), abs(warp[1, 0]))
+    if warp[2, 0] == 0.0 and warp[2, 1] == 0.0 and warp[2, 2] == 1.0 and steps < _MOST_STEP:
+        _sample_affine(log_picture, warp, y, row)
         return
+    stride = log_picture.shape[1]
+    x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
     w0 = warp[2, 1] * y + warp[2, 2]
     for x in range(row.shape[0]):
         w = warp[2, 0] * x + w0
         qx, qy = (warp[0, 0] * x + x0) / w, (warp[1, 0] * x + y0) / w
-        i, j = np.int64(qx), np.int64(qy)
-        at = np.uint64(j * stride + i)
-        row[x] = _bilinear(flat, at, np.uint64(stride), np.float32(qx - i), np.float32(qy - j))
+        i, j = np.int32(qx), np.int32(qy)
+        fx, fy = np.float32(qx - i), np.float32(qy - j)
+        at = np.int64(j) * stride + i
+        above, below = peek(log_picture, 0, at), peek(log_picture, stride, at)
+        above += fx * (peek(log_picture, 1, at) - above)
+        below += fx * (peek(log_picture, stride + 1, at) - below)
+        poke(row, 0, x, above + fy * (below - above))
 
 
-@_jit
-def _bilinear(
-    flat: F32, at: np.uint64, stride: np.uint64, fx: np.float32, fy: np.float32
-) -> np.float32:
-    one = np.uint64(1)
-    top = flat[at] + fx * (flat[at + one] - flat[at])
-    below = flat[at + stride] + fx * (flat[at + stride + one] - flat[at + stride])
-    return np.float32(top + fy * (below - top))
+@_jit_into
+def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
+    """Step through the picture in fixed point, 8 bits before the point and 24 behind it.
+
+    Positions are relative to the picture pixel under the middle of 64 sensor pixels, so that a
+    step's rounding adds up to at most 1e-6 px: far below that of float32 coordinates (3e-5 px at
+    600 px, too much on steep edges), in half of float64's width.
+    """
+    stride, width = log_picture.shape[1], row.shape[0]
+    x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
+    step_x, step_y = np.int32(round(warp[0, 0] * _FIXED)), np.int32(round(warp[1, 0] * _FIXED))
+    line = np.int32(stride)
+    for first in range(0, width, _CHUNK):
+        middle = first + _CHUNK // 2
+        qx, qy = x0 + warp[0, 0] * middle, y0 + warp[1, 0] * middle
+        left, top = int(np.floor(qx)), int(np.floor(qy))
+        off_x, off_y = np.int32((qx - left) * _FIXED), np.int32((qy - top) * _FIXED)
+        corner = top * stride + left
+        for n in range(np.int32(min(_CHUNK, width - first))):
+            away = np.int32(np.int32(n) - _MIDDLE)
+            px = np.int32(off_x + np.int32(step_x * away))
+            py = np.int32(off_y + np.int32(step_y * away))
+            fx = np.float32(np.int32(px & _FRACTION)) * _UNIT
+            fy = np.float32(np.int32(py & _FRACTION)) * _UNIT
+            at = np.int32(np.int32(py >> _WHOLE_BITS) * line + np.int32(px >> _WHOLE_BITS))
+            above, below = peek(log_picture, corner, at), peek(log_picture, corner + stride, at)
+            above += fx * (peek(log_picture, corner + 1, at) - above)
+            below += fx * (peek(log_picture, corner + stride + 1, at) - below)
+            poke(row, first, np.int32(n), above + fy * (below - above))
 
 
-@_jit
+@_jit_into
+def _exp(x: np.float32) -> np.float32:
+    """Return e^x for |x| < 87 to two units in the last place, without a branch.
+
+    Cephes' expf (Moshier 1992): e^x = 2^n e^r, |r| <= ln(2) / 2, and a polynomial for e^r.
+    """
+    n = np.floor(x * np.float32(1.44269504) + _HALF)
+    r = (x - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return np.float32((p * r * r + r + _ONE) * scale)
+
+
+@_jit_into
 def _mix(h: np.uint64) -> np.uint64:
     """Scramble 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -153,37 +244,52 @@ def _mix(h: np.uint64) -> np.uint64:
     return h ^ (h >> np.uint64(31))
 
 
-@_jit
-def _uniform(seed: np.uint64, purpose: int, pixel: int, n: int) -> float:
-    """Return the n-th draw of a purpose and pixel, in (0, 1): a hash, so no order matters."""
+@_jit_into
+def _draw(seed: np.uint64, purpose: int, pixel: int, n: int) -> np.uint64:
+    """Return 64 bits, the n-th draw of a purpose and pixel: a hash, so no order matters."""
     h = _mix(seed + np.uint64(purpose + 1) * np.uint64(0x9E3779B97F4A7C15))
     h = _mix(h + np.uint64(pixel) * np.uint64(0x9E3779B97F4A7C15))
-    h = _mix(h + np.uint64(n) * np.uint64(0x9E3779B97F4A7C15))
-    return (np.float64(h >> np.uint64(11)) + 0.5) * 2.0**-53
+    return _mix(h + np.uint64(n) * np.uint64(0x9E3779B97F4A7C15))
 
 
-@_jit
-def _normal(seed: np.uint64, purpose: int, pixel: int) -> float:
-    """Return a standard normal draw (Box and Muller 1958)."""
-    radius = np.sqrt(-2.0 * np.log(_uniform(seed, purpose, pixel, 0)))
-    return float(radius * np.cos(_TAU * _uniform(seed, purpose, pixel, 1)))
+@_jit_into
+def _uniform(seed: np.uint64, purpose: int, pixel: int, n: int) -> float:
+    """Return a draw as a number in (0, 1)."""
+    return (np.float64(_draw(seed, purpose, pixel, n) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@_jit
+@_jit_into
+def _normal(seed: np.uint64, purpose: int, pixel: int) -> np.float32:
+    """Return a draw of mean 0 and variance 1, normal to within 0.2% of its distribution.
+
+    The sum of twelve uniform draws less 6 (Irwin 1927, Hall 1927): unlike a logarithm it is
+    made of whole numbers alone. Nothing is farther out than 6.
+    """
+    total = np.uint64(0)
+    low = np.uint64(0xFFFF)
+    for n in range(3):
+        h = _draw(seed, purpose, pixel, n)
+        total += (h & low) + ((h >> np.uint64(16)) & low)
+        total += ((h >> np.uint64(32)) & low) + (h >> np.uint64(48))
+    return np.float32(np.int32(np.int64(total)) - np.int32(6 * 65536 - 6)) * np.float32(2.0**-16)
+
+
+@jit
 def spread_thresholds(
     threshold: float, mismatch: float, polarity: int, seed: np.uint64, out: F32
 ) -> None:
     """Give every pixel its threshold, spread normally by `mismatch` times the threshold."""
     height, width = out.shape
+    nominal, spread = np.float32(threshold), np.float32(threshold * mismatch)
     for y in range(height):
         for x in range(width):
-            own = threshold
+            own = nominal
             if mismatch > 0:
-                own *= 1.0 + mismatch * _normal(seed, polarity, y * width + x)
+                own = nominal + spread * _normal(seed, polarity, y * width + x)
             out[y, x] = max(own, _LEAST_THRESHOLD)
 
 
-@_jit
+@jit
 def spread_leaks(
     leak_hz: float, hot: tuple[float, float, float], seed: np.uint64, on: F32, out: F32
 ) -> None:
@@ -195,288 +301,352 @@ def spread_leaks(
     """
     share, least_hz, most_hz = hot
     height, width = out.shape
+    nominal, decades = np.float32(leak_hz * 1e-6), np.float32(_LEAK_DECADES * np.log(10.0))
     for y in range(height):
         for x in range(width):
+            spread = _exp(decades * _normal(seed, _LEAK, y * width + x))
+            out[y, x] = nominal * spread * on[y, x]
+        for x in range(width if share > 0 else 0):
             pixel = y * width + x
-            rate_hz = leak_hz * 10.0 ** (_LEAK_DECADES * _normal(seed, _LEAK, pixel))
             if _uniform(seed, _HOT, pixel, 0) < share:
                 rate_hz = least_hz * (most_hz / least_hz) ** _uniform(seed, _HOT_RATE, pixel, 0)
-            out[y, x] = rate_hz * 1e-6 * on[y, x]
+                out[y, x] = np.float32(rate_hz * 1e-6) * on[y, x]
 
 
-@_jit
+@jit
 def start_pixels(
     log_picture: F32,
-    warp: F64,
+    path: tuple[F64, I64],
     pixels: Pixels,
     random_phase: bool,
     effects: Effects,
     state: State,
 ) -> None:
-    """Set what every pixel remembers at the start.
+    """Set what every pixel remembers at the start of the path.
 
     The reference is the log intensity that the pixel sees, or, with random phase, anywhere around
     it within the thresholds; the photoreceptor has settled; the first noise event is drawn.
     """
+    warps, t_us = path
     height, width = state.reference.shape
+    filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
+    never = np.exp(-effects.shot_noise_hz * 1e-6 * t_us[-1])
     for y in range(height):
-        _sample_row(log_picture, warp, y, state.reference[y])
-        for x in range(width):
+        seen = state.seen[y]
+        _sample_row(log_picture, warps[0], y, seen)
+        state.reference[y] = seen
+        if filters:
+            state.light[y] = seen
+            state.filtered[y] = seen
+        if effects.refractory_us > 0:
+            state.release[y] = -1.0
+        for x in range(width if noisy else 0):
             pixel = y * width + x
-            if effects.bandwidth_hz > 0:
-                state.filtered[y, x] = state.reference[y, x]
-            if effects.refractory_us > 0:
-                state.release[y, x] = 0.0
-            if effects.shot_noise_hz > 0:
-                state.arrivals[y, x] = 0
-                state.arrival[y, x] = 0.0
-                _next_arrival(pixel, y, x, effects, state)
-            if random_phase:
-                band = pixels.on[y, x] + pixels.off[y, x]
-                phase = _uniform(effects.seed, _PHASE, pixel, 0) * band
-                state.reference[y, x] += pixels.off[y, x] - phase
+            state.arrival[y, x], state.arrivals[y, x] = np.inf, 1
+            if _uniform(effects.seed, _WAIT, pixel, 0) > never:  # else it comes when all is over
+                state.arrival[y, x] = _wait_us(pixel, 0, effects)
+        for x in range(width if random_phase else 0):
+            on, off = pixels.on[y, x], pixels.off[y, x]
+            share = np.float32(_uniform(effects.seed, _PHASE, y * width + x, 0))
+            state.reference[y, x] += off - share * (on + off)
 
 
-@_jit
-def _next_arrival(pixel: int, y: int, x: int, effects: Effects, state: State) -> None:
+@jit
+def _wait_us(pixel: int, number: int, effects: Effects) -> float:
     """Draw the wait for the next event of a Poisson process at the rate of a black pixel."""
-    n = state.arrivals[y, x]
-    wait_s = -np.log(_uniform(effects.seed, _WAIT, pixel, n)) / effects.shot_noise_hz
-    state.arrival[y, x] += wait_s * 1e6
-    state.arrivals[y, x] = n + 1
+    chance = _uniform(effects.seed, _WAIT, pixel, number)
+    return float(-np.log(chance) / effects.shot_noise_hz * 1e6)
 
 
-@_jit
-def _filter_row(seen: F32, t_us: I64, bandwidth_hz: float, filtered: F32) -> None:
-    """Pass a row (samples, W) through each pixel's photoreceptor, a low-pass of first order.
+@_jit_into
+def filter_row(radians: float, light: F32, filtered: F32, row: F32) -> None:
+    """Pass a row through each pixel's photoreceptor, a low-pass of first order, for one time step.
 
-    Its cut-off frequency is proportional to the light, dark current included. Solved for light
-    whose logarithm is linear in time between samples: with S(t) the integral of the speed over a
-    step and z the whole of it,
+    radians   how far a white pixel's cut-off frequency turns in the step: 2 pi f T
+    light     log intensity before the step; becomes that of now
+    filtered  what the photoreceptor gave before the step; becomes what it gives now
+    row       log intensity now; becomes what the photoreceptor gives now
+
+    The cut-off frequency is proportional to the light, dark current included. Solved for light
+    whose logarithm is linear in time: with S(t) the integral of the speed and z the whole of it,
 
         out' = now - (now - before) lag - (before - out) exp(-z),  lag = mean of exp(S(t) - z),
 
     to the first order in how much the speed changes within the step.
     """
-    for x in range(seen.shape[1]):
-        before, out = np.float64(seen[0, x]), np.float64(filtered[x])
-        seen[0, x] = out
-        for k in range(1, seen.shape[0]):
-            now = np.float64(seen[k, x])
-            light = np.exp(0.5 * (before + now))
-            z = (
-                _TAU
-                * bandwidth_hz
-                * (light + _DARK)
-                / (1.0 + _DARK)
-                * (t_us[k] - t_us[k - 1])
-                * 1e-6
-            )
-            kept = np.exp(-z)
-            change = (now - before) * light / (light + _DARK)
-            if z > 0.01:
-                lag = (1.0 - kept) / z
-                first = (lag - kept) / z
-                second = (2.0 * first - kept) / z
-                lag -= 0.5 * z * change * (first - second)
-            else:
-                lag = 1.0 - z / 2.0 + z * z / 6.0 - z * change / 12.0
-            seen[k, x] = now - (now - before) * lag + (out - before) * kept
-            out = np.float64(seen[k, x])  # rounded as between two calls
-            before = now
-        filtered[x] = out
+    white = np.float32(radians) / (_ONE + _DARK)
+    for x in range(row.shape[0]):
+        before, out, now = light[x], filtered[x], row[x]
+        z = white * (_exp(_HALF * (before + now)) + _DARK)
+        kept, inverse = _exp(-min(z, np.float32(80.0))), _ONE / z
+        change = _HALF * (now - before) * (z - white * _DARK)
+        lag = (_ONE - kept) * inverse
+        first = (lag - kept) * inverse
+        second = (_TWO * first - kept) * inverse
+        lag -= change * (first - second)
+        if z < np.float32(0.25):  # where these differences of near equals are lost
+            lag = (np.float32(1 / 120) * z - np.float32(1 / 24)) * z + np.float32(1 / 6)
+            lag = (lag * z - _HALF) * z + _ONE
+            moment = (np.float32(1 / 40) - np.float32(1 / 180) * z) * z - np.float32(1 / 12)
+            lag -= change * (moment * z + np.float32(1 / 6))
+        row[x] = now - (now - before) * lag + (out - before) * kept
+        filtered[x], light[x] = row[x], now
 
 
-@_jit
+@jit
 def fire_events(
     log_picture: F32,
     path: tuple[F64, I64],
     pixels: Pixels,
     effects: Effects,
-    state: State,
+    states: tuple[State, State],
     last_us: int,
-    events: Events,
+    words: U64,
 ) -> int:
-    """Move the sensor through K + 1 time samples and write the events in (y, x, t) order.
+    """Move the sensor through K + 1 time samples and write the events, as words, in no order.
 
     log_picture  float32, seen bilinearly; log intensity is linear in time between samples
     path         warps float64 (K + 1, 3, 3) and times int64 (K + 1,), whole microseconds
-    state        read and updated
+    states       at the first time sample, which is read, and at the last, which is written
     last_us      no event is later: the last whole microsecond of the path
-    events       columns x, y, t, p; t is the crossing time to the nearest whole microsecond
+    words        t is the crossing time to the nearest whole microsecond
 
-    Returns how many events there are; those beyond the columns' length are counted, not written.
+    Returns how many events there are; those beyond the words' length are counted, not written.
     """
     warps, t_us = path
-    on, off, leak = pixels
-    reference, _, release, arrival, _ = state
-    height, width = reference.shape
-    samples, count = len(t_us), 0
-    rests, noisy = effects.refractory_us > 0, effects.shot_noise_hz > 0
-    seen = np.empty((samples, width), np.float32)
-    low, high = np.empty(width, np.float32), np.empty(width, np.float32)
+    begun, state = states
+    height, width = state.reference.shape
+    rests, noisy, count = effects.refractory_us > 0, effects.shot_noise_hz > 0, 0
+    before, now = np.empty(width, np.float32), np.empty(width, np.float32)
+    scratch = _make_scratch(width)
+    marks, listed = scratch.marks, scratch.listed
     for y in range(height):
-        for k in range(samples):
-            _sample_row(log_picture, warps[k], y, seen[k])
-        if effects.bandwidth_hz > 0:
-            _filter_row(seen, t_us, effects.bandwidth_hz, state.filtered[y])
-        for k in range(samples if effects.leaks else 0):
-            for x in range(width):
-                seen[k, x] += leak[y, x] * np.float32(t_us[k])
-        low[:] = seen[1]
-        high[:] = seen[1]
-        for k in range(2, samples):
-            for x in range(width):
-                low[x] = min(low[x], seen[k, x])
-                high[x] = max(high[x], seen[k, x])
-        for x in range(width):
-            ref = reference[y, x]
-            calm = high[x] < ref + on[y, x] and low[x] > ref - off[y, x]
-            if noisy:
-                calm = calm and arrival[y, x] >= t_us[-1]
+        _copy_row(begun, state, effects, y)
+        row = Row(
+            *(y, pixels.on[y], pixels.off[y], pixels.leak[y], state.reference[y]),
+            *(state.release[y], state.arrival[y], state.arrivals[y]),
+        )
+        light, filtered = state.light[y], state.filtered[y]
+        before[:] = state.seen[y]
+        for k in range(1, len(t_us)):
+            step = Step(t_us[k - 1], t_us[k], min(t_us[k], last_us))
+            _sample_row(log_picture, warps[k], y, now)
+            if effects.bandwidth_hz > 0:
+                radians = _TAU * effects.bandwidth_hz * 1e-6 * (step.stop_us - step.start_us)
+                filter_row(radians, light, filtered, now)
+            if effects.leaks:
+                _leak_row(row.leak, step.stop_us, now)
             if rests:
-                calm = calm and release[y, x] <= t_us[0]
-            if not calm:
-                count = _fire_pixel(
-                    seen[:, x], t_us, y, x, pixels, effects, state, last_us, events, count
-                )
+                _end_rests(before, now, step, row)
+            _mark_crossings(now, row, marks)
+            if rests:
+                _unmark_resting(row.release, step.stop_us, marks)
+            if noisy:
+                _mark_arrivals(row.arrival, step.stop_us, marks, scratch.again)
+                active = list_marked(scratch.again, listed)
+                count = _fire_noisy(listed, active, before, now, step, row, effects, words, count)
+            active = list_marked(marks, listed)
+            while active:
+                fired = count + active
+                active = _fire_once(active, before, now, step, row, effects, scratch, words, count)
+                count = fired
+            before, now = now, before
+        state.seen[y] = before
     return count
+
+
+@jit
+def _make_scratch(width: int) -> Scratch:
+    whole = (width + 15) // 16 * 16
+    return Scratch(
+        np.zeros(whole, np.uint8),
+        np.zeros(whole, np.uint8),
+        np.empty(whole + 1, np.int32),
+        np.empty(whole, np.float32),
+        np.empty(whole),
+    )
 
 
 @_jit_into
-def _fire_pixel(
-    seen: F32,
-    t_us: I64,
-    y: int,
-    x: int,
-    pixels: Pixels,
+def _copy_row(begun: State, state: State, effects: Effects, y: int) -> None:
+    state.reference[y] = begun.reference[y]
+    state.seen[y] = begun.seen[y]
+    if effects.bandwidth_hz > 0:
+        state.light[y] = begun.light[y]
+        state.filtered[y] = begun.filtered[y]
+    if effects.refractory_us > 0:
+        state.release[y] = begun.release[y]
+    if effects.shot_noise_hz > 0:
+        state.arrival[y] = begun.arrival[y]
+        state.arrivals[y] = begun.arrivals[y]
+
+
+@_jit_into
+def _leak_row(leak: F32, passed_us: int, row: F32) -> None:
+    """Let the reference fall, by raising what is compared with it."""
+    passed = np.float32(passed_us)
+    for x in range(row.shape[0]):
+        row[x] += leak[x] * passed
+
+
+@_jit_into
+def _end_rests(before: F32, now: F32, step: Step, row: Row) -> None:
+    """Where a rest ends in this time step, let the reference be what is seen then."""
+    start, stop = float(step.start_us), float(step.stop_us)
+    per_us = 1.0 / (stop - start)
+    release, reference = row.release, row.reference
+    for x in range(now.shape[0]):
+        then, passed = np.float64(before[x]), release[x] - start
+        seen = np.float32(then + (np.float64(now[x]) - then) * (passed * per_us))
+        ends = (passed >= 0.0) & (release[x] < stop)
+        reference[x] = seen if ends else reference[x]
+
+
+@_jit_into
+def _mark_crossings(now: F32, row: Row, marks: U8) -> None:
+    """Mark with 1 the pixels that see a level reached, with 0 the others."""
+    on, off, reference = row.on, row.off, row.reference
+    for x in range(now.shape[0]):
+        ref = reference[x]
+        marks[x] = (now[x] >= ref + on[x]) | (now[x] <= ref - off[x])
+
+
+@_jit_into
+def _unmark_resting(release: F64, stop_us: int, marks: U8) -> None:
+    for x in range(release.shape[0]):
+        marks[x] &= release[x] < stop_us
+
+
+@_jit_into
+def _mark_arrivals(arrival: F64, stop_us: int, marks: U8, noisy: U8) -> None:
+    """Mark the pixels where noise comes before the end of this step, and take them off `marks`."""
+    for x in range(arrival.shape[0]):
+        noisy[x] = arrival[x] < stop_us
+        marks[x] &= arrival[x] >= stop_us
+
+
+@_jit_into
+def _fire_once(
+    active: int,
+    before: F32,
+    now: F32,
+    step: Step,
+    row: Row,
     effects: Effects,
-    state: State,
-    last_us: int,
-    events: Events,
+    scratch: Scratch,
+    words: U64,
     count: int,
 ) -> int:
-    """Write one pixel's events; return how many there are with them.
+    """Write the next event of each listed pixel; list those that fire again in the same step.
 
-    The pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
-    likewise OFF. The comparison is with the pixel's own reference alone. After any event it rests
-    for the refractory period, at the end of which the reference is what it sees then. Noise events
-    come as a Poisson process, thinned by the light; each sets the reference to what is seen.
+    A pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
+    likewise OFF. The comparison is with the pixel's own reference alone. After the event it rests
+    for the refractory period, at the end of which the reference is what it sees then.
     """
-    on, off, ref = pixels.on[y, x], pixels.off[y, x], state.reference[y, x]
-    rests, noisy = effects.refractory_us > 0, effects.shot_noise_hz > 0
-    pixel = y * state.reference.shape[1] + x
-    for k in range(1, len(t_us)):
-        before, now = seen[k - 1], seen[k]
-        calm = ref - off < now < ref + on
-        if noisy:
-            calm = calm and state.arrival[y, x] >= t_us[k]
+    fits, rests, start = count + active <= len(words), effects.refractory_us > 0, step.start_us
+    length, latest = float(step.stop_us - start), float(step.end_us - start)
+    on, off, reference, release = row.on, row.off, row.reference, row.release
+    listed, again, levels, ends = scratch.listed, scratch.again, scratch.levels, scratch.ends
+    place = np.uint64(row.y << Y_SHIFT) + (np.uint64(start) << np.uint64(T_SHIFT))
+    for n in range(active):
+        x = peek(listed, 0, n)
+        ref, seen, then = peek(reference, 0, x), peek(now, 0, x), np.float64(peek(before, 0, x))
+        rise, fall = peek(on, 0, x), peek(off, 0, x)
+        up = seen > ref
+        level = ref + rise if up else ref - fall
+        change = np.float64(seen) - then
+        passed = min(max((np.float64(level) - then) / change * length, 0.0), length)
         if rests:
-            calm = calm and state.release[y, x] <= t_us[k - 1]
-        if calm:
-            continue
-        start, length = float(t_us[k - 1]), float(t_us[k] - t_us[k - 1])
-        rise, moment = np.float64(now) - np.float64(before), start
-        if rests and state.release[y, x] > start:
-            moment = state.release[y, x]
-            if moment >= start + length:
-                continue
-            ref = np.float32(before + rise * ((moment - start) / length))
-        while True:
-            crossing, polarity = np.inf, -1
-            if now >= ref + on:
-                polarity = 1
-            elif now <= ref - off:
-                polarity = 0
+            passed = max(passed, peek(release, 0, x) - start)
+            rested = passed + effects.refractory_us
+            level = np.float32(then + change * (min(rested, length) / length))
+            poke(ends, 0, n, rested)
+        t = np.uint64(np.int32(min(passed + 0.5, latest)))
+        word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
+        if fits:
+            poke(words, count, n, place + word)
+        poke(levels, 0, n, level)
+        higher, lower = seen >= level + rise, seen <= level - fall
+        poke(again, 0, n, np.uint8((up & higher) | ((not up) & lower)))
+    left = 0
+    for n in range(active):
+        reference[listed[n]] = levels[n]
+        if rests:
+            release[listed[n]] = start + ends[n]
+            again[n] &= ends[n] < length
+        listed[left] = listed[n]
+        left += int(again[n])
+    return left
+
+
+@jit
+def _fire_noisy(
+    listed: I32,
+    active: int,
+    before: F32,
+    now: F32,
+    step: Step,
+    row: Row,
+    effects: Effects,
+    words: U64,
+    count: int,
+) -> int:
+    """Write all events of each listed pixel, in which noise comes; return how many there are then.
+
+    Noise events come as a Poisson process at the rate of a black pixel, and are thinned by the
+    light; each sets the reference to what is seen.
+    """
+    on, off, leak, reference = row.on, row.off, row.leak, row.reference
+    release, arrival, arrivals = row.release, row.arrival, row.arrivals
+    start, stop, rests = float(step.start_us), float(step.stop_us), effects.refractory_us > 0
+    for n in range(active):
+        x = listed[n]
+        pixel = row.y * len(now) + x
+        ref, then, moment = reference[x], np.float64(before[x]), start
+        change = np.float64(now[x]) - then
+        if rests:
+            moment = max(moment, release[x])
+        while moment < stop:
+            crossing, polarity, level = np.inf, -1, ref
+            if now[x] >= ref + on[x]:
+                polarity, level = 1, ref + on[x]
+            elif now[x] <= ref - off[x]:
+                polarity, level = 0, ref - off[x]
             if polarity >= 0:
-                level = ref + on if polarity == 1 else ref - off
-                share = (np.float64(level) - before) / rise if rise != 0.0 else 0.0
-                crossing = max(start + float(share) * length, moment)
-            if noisy:
-                stop = min(crossing, start + length)
-                while state.arrival[y, x] < stop:
-                    came, n = state.arrival[y, x], state.arrivals[y, x] - 1
-                    _next_arrival(pixel, y, x, effects, state)
-                    value = np.float32(before + rise * ((came - start) / length))
-                    light = min(np.exp(value - pixels.leak[y, x] * came), 1.0)
-                    likely = 1.0 - 0.75 * light
-                    if came >= moment and _uniform(effects.seed, _ACCEPT, pixel, n) < likely:
-                        polarity = 1 if _uniform(effects.seed, _POLARITY, pixel, n) < 0.5 else 0
-                        crossing, level = came, value
-                        break
+                share = (np.float64(level) - then) / change if change != 0.0 else 0.0
+                crossing = min(max(start + share * (stop - start), moment), stop)
+            while arrival[x] < min(crossing, stop):
+                came, number = arrival[x], arrivals[x] - 1
+                arrival[x] = came + _wait_us(pixel, number + 1, effects)
+                arrivals[x] = number + 2
+                value = np.float32(then + change * ((came - start) / (stop - start)))
+                light = min(np.exp(value - leak[x] * came), 1.0)
+                chance = _uniform(effects.seed, _ACCEPT, pixel, number)
+                if came >= moment and chance < 1.0 - 0.75 * light:
+                    coin = _uniform(effects.seed, _POLARITY, pixel, number)
+                    polarity, crossing, level = int(coin < 0.5), came, value
+                    break
             if polarity < 0:
                 break
             ref, moment = level, crossing
-            if count < len(events[2]):
-                events[0][count], events[1][count] = x, y
-                events[2][count] = min(int(crossing + 0.5), last_us)
-                events[3][count] = polarity
+            if count < len(words):
+                t = np.uint64(min(int(crossing + 0.5), step.end_us))
+                place = np.uint64(row.y << Y_SHIFT | x << X_SHIFT | polarity)
+                words[count] = t << np.uint64(T_SHIFT) | place
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
-                state.release[y, x] = moment
-                if moment >= start + length:
-                    break
-                ref = np.float32(before + rise * ((moment - start) / length))
-    state.reference[y, x] = ref
+                release[x] = moment
+                if moment < stop:
+                    ref = np.float32(then + change * ((moment - start) / (stop - start)))
+        reference[x] = ref
     return count
 
 
-@_jit
-def read_rows(events: Events, row_us: float, rows: int, read_at: F64) -> None:
-    """Set when an arbiter reads each event, in us: rows one by one, all that wait in one at once.
-
-    events  sorted by (t, y, x); rows are served in the order of their first waiting event, each
-            for `row_us`, and what comes in a row while it is served waits for its next turn
-    """
-    _, y, t, _ = events
-    count = len(t)
-    waiting, queue = np.zeros(rows, np.bool_), np.empty(rows, np.int64)
-    first, last = np.full(rows, -1, np.int64), np.full(rows, -1, np.int64)  # of each row's events
-    follows = np.full(count, -1, np.int64)
-    head, length, n, free = 0, 0, 0, 0.0
-    while n < count or length > 0:
-        if length == 0:
-            free = max(free, np.float64(t[n]))
-        while n < count and t[n] <= free:
-            row = y[n]
-            if waiting[row]:
-                follows[last[row]] = n
-            else:
-                waiting[row], first[row] = True, n
-                queue[(head + length) % rows] = row
-                length += 1
-            last[row] = n
-            n += 1
-        row = queue[head]
-        head, length = (head + 1) % rows, length - 1
-        free += row_us
-        member = first[row]
-        while member >= 0:
-            read_at[member] = free
-            member = follows[member]
-        waiting[row] = False
-
-
-@_jit
-def sort_by_time(events: Events, count: int, start_us: int, stop_us: int) -> Events:
-    """Return the first `count` events stably sorted by t, all in [start_us, stop_us) microseconds.
-
-    A counting sort: events in (y, x, t) order come out in (t, y, x) order.
-    """
-    x, y, t, p = events
-    place = np.zeros(stop_us - start_us + 1, np.int64)
-    for n in range(count):
-        place[t[n] - start_us + 1] += 1
-    for m in range(1, len(place)):
-        place[m] += place[m - 1]
-    out_x, out_y = np.empty(count, np.uint16), np.empty(count, np.uint16)
-    out_t, out_p = np.empty(count, np.int64), np.empty(count, np.uint8)
-    for n in range(count):
-        to = place[t[n] - start_us]
-        place[t[n] - start_us] += 1
-        out_x[to], out_y[to], out_t[to], out_p[to] = x[n], y[n], t[n], p[n]
-    return out_x, out_y, out_t, out_p
+def _tiny_state() -> State:
+    reference, seen, light, filtered = (np.empty((2, 2), np.float32) for _ in range(4))
+    release, arrival, arrivals = np.empty((2, 2)), np.empty((2, 2)), np.empty((2, 2), np.int64)
+    return State(reference, seen, light, filtered, release, arrival, arrivals)
 
 
 def compile_kernels() -> None:
@@ -484,16 +654,13 @@ def compile_kernels() -> None:
     rgb, weights = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 256), np.float32)
     weigh_channels(rgb[:, :4], weights)  # a crop is another type to the compiler
     scene = weigh_channels(rgb, weights)
-    warps, t_us, seed = np.stack([np.eye(3), np.eye(3)]), np.array([0, 1]), np.uint64(0)
-    on, off, leak, reference, filtered = (np.empty((2, 2), np.float32) for _ in range(5))
-    release, arrival, arrivals = np.empty((2, 2)), np.empty((2, 2)), np.empty((2, 2), np.int64)
-    pixels, state = Pixels(on, off, leak), State(reference, filtered, release, arrival, arrivals)
+    path = (np.stack([np.eye(3), np.eye(3)]), np.array([0, 1]))
+    seed = np.uint64(0)
+    pixels = Pixels(*(np.ones((2, 2), np.float32) for _ in range(3)))
     effects = Effects(1.0, 1.0, 1.0, True, seed)
+    states = _tiny_state(), _tiny_state()
     spread_thresholds(1.0, 0.1, ON, seed, pixels.on)
     spread_leaks(1.0, (0.1, 1.0, 2.0), seed, pixels.on, pixels.leak)
-    start_pixels(scene, warps[0], pixels, True, effects, state)
-    coordinates, t, p = np.empty(1, np.uint16), np.empty(1, np.int64), np.empty(1, np.uint8)
-    room = (coordinates, coordinates.copy(), t, p)
-    fire_events(scene, (warps, t_us), pixels, effects, state, 0, room)
-    columns = sort_by_time(room, 0, 0, 1)
-    read_rows(columns, 1.0, 2, np.empty(0))
+    start_pixels(scene, path, pixels, True, effects, states[0])
+    words = np.empty(1, np.uint64)
+    fire_events(scene, path, pixels, effects, states, 0, words)

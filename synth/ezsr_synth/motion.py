@@ -61,10 +61,11 @@ class Motion:
 def warp_points(warps: F64, size: SensorSize, across: int) -> F64:
     """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2)."""
     shares = np.linspace(0, 1, across)
-    y, x = np.meshgrid(shares * (size.height - 1), shares * (size.width - 1), indexing="ij")
-    points = np.column_stack([x.ravel(), y.ravel(), np.ones(across * across)])
-    seen = np.einsum("nij,cj->nci", warps, points)
-    mapped: F64 = seen[..., :2] / seen[..., 2:]
+    points = np.ones((3, across * across))
+    points[0] = np.tile(shares * (size.width - 1), across)
+    points[1] = np.repeat(shares * (size.height - 1), across)
+    seen = warps @ points
+    mapped: F64 = (seen[:, :2] / seen[:, 2:]).transpose(0, 2, 1)
     return mapped
 
 

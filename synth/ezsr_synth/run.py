@@ -16,11 +16,11 @@ from ezsr_shards.making import (
     make_set,
 )
 from ezsr_synth.config import SynthConfig
-from ezsr_synth.kernels import compile_kernels
+from ezsr_synth.simulate import compile_simulation
 from ezsr_synth.sources import SourceOptions, list_pictures
 from ezsr_synth.work import ShardPlan, make_shard
 
-SYNTHESIS_VERSION = 2
+SYNTHESIS_VERSION = 3
 """Raised whenever the same configuration gives other bytes, so that no set is a mixture."""
 
 
@@ -65,4 +65,4 @@ def synthesize(
         views=config.views,
     )
     make = partial(make_shard, plan=ShardPlan(plan.folder, name, config, plan.config_hash))
-    return make_set(plan, listing.tasks(), make, run, compile_kernels)
+    return make_set(plan, listing.tasks(), make, run, compile_simulation)

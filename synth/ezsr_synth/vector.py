@@ -1,0 +1,136 @@
+"""What Numba needs to be told so that loops over pixels become vector instructions.
+
+Each function is plain Python, which is what runs without the JIT, with a compiled form of the same
+meaning. Numba's cache does not see changes of this file: after one, delete `__pycache__` here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import binding, ir
+from numba import extending
+from numba.core import cgutils, types
+from numba.np import arrayobj
+
+_intrinsic: Any = extending.intrinsic
+_overload: Any = extending.overload
+_make_array: Any = arrayobj.make_array
+_declare: Any = cgutils.get_or_insert_function
+
+_Whole = int | np.integer[Any]
+_LANES = 16
+_COMPRESSES = "avx512f" in binding.get_host_cpu_features()
+"""Elsewhere LLVM would compress by sixteen branches, and a loop without any is faster."""
+
+
+def peek(array: npt.NDArray[Any], base: int, offset: _Whole) -> Any:
+    """Return the element base + offset of an array in C order, not to be `poke`d at meanwhile.
+
+    With an offset of 32 bits, half the width of an address suffices for every pixel.
+    """
+    return array.reshape(-1)[base + offset]
+
+
+def poke(array: npt.NDArray[Any], base: int, offset: _Whole, value: Any) -> None:
+    """Set the element base + offset of a row; what is `peek`ed at elsewhere stays as it is.
+
+    A compiler cannot know that a row it writes to is no part of a picture that it reads anywhere,
+    so it would take pixel after pixel.
+    """
+    array[base + offset] = value
+
+
+def list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> int:
+    """Write the places of the ones among zeros and ones; return how many there are.
+
+    marks   uint8, a whole number of 16s long
+    listed  int32, with room for one more than there are marks
+    """
+    count = 0
+    for n in range(len(marks)):
+        listed[count] = n
+        count += int(marks[n])
+    return count
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def _peek(typing: Any, array: Any, base: Any, offset: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        loaded = builder.load(_place(context, builder, signature, values))
+        loaded.set_metadata("alias.scope", _peeked(builder.module))
+        return loaded
+
+    return array.dtype(array, types.int64, offset), generate
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def _poke(typing: Any, array: Any, base: Any, offset: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        stored = builder.store(values[3], _place(context, builder, signature, values))
+        stored.set_metadata("noalias", _peeked(builder.module))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, offset, array.dtype), generate
+
+
+def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    data = _make_array(signature.args[0])(context, builder, values[0]).data
+    return builder.gep(builder.gep(data, [values[1]]), [values[2]], inbounds=True)
+
+
+def _peeked(module: Any) -> Any:
+    """Return the list of one alias scope, "what is peeked at" (LLVM language reference)."""
+    domain = module.add_metadata([ir.MetaDataString(module, "ezsr")])
+    scope = module.add_metadata([ir.MetaDataString(module, "ezsr.peeked"), domain])
+    return module.add_metadata([scope])
+
+
+@_intrinsic  # type: ignore[untyped-decorator]
+def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any) -> Any:
+    """Append to listed[:count] the places of the ones in marks[first : first + 16]."""
+    word, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), _LANES)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = _make_array(signature.args[0])(context, builder, values[0]).data
+        eights = ir.VectorType(ir.IntType(8), _LANES)
+        at = builder.bitcast(builder.gep(data, [values[1]]), eights.as_pointer())
+        mask = builder.icmp_signed("!=", builder.load(at, align=1), eights([0] * _LANES))
+        low = builder.insert_element(lanes(ir.Undefined), builder.trunc(values[1], word), word(0))
+        splat = builder.shuffle_vector(low, lanes(ir.Undefined), lanes([0] * _LANES))
+        places = builder.add(splat, lanes(list(range(_LANES))))
+        out = _make_array(signature.args[2])(context, builder, values[2]).data
+        to = builder.gep(out, [values[3]])
+        kind = ir.FunctionType(ir.VoidType(), [lanes, to.type, mask.type])
+        name = f"llvm.masked.compressstore.v{_LANES}i32"
+        builder.call(_declare(builder.module, kind, name), [places, to, mask])
+        ones = builder.ctpop(builder.bitcast(mask, ir.IntType(_LANES)))
+        return builder.add(values[3], builder.zext(ones, ir.IntType(64)))
+
+    return types.int64(marks, types.int64, listed, types.int64), generate
+
+
+@_overload(peek)
+def _compile_peek(array, base, offset):  # type: ignore[no-untyped-def]
+    return lambda array, base, offset: _peek(array, base, offset)
+
+
+@_overload(poke)
+def _compile_poke(array, base, offset, value):  # type: ignore[no-untyped-def]
+    return lambda array, base, offset, value: _poke(array, base, offset, value)
+
+
+@_overload(list_marked)
+def _compile_list_marked(marks, listed):  # type: ignore[no-untyped-def]
+    if not _COMPRESSES:
+        return list_marked
+
+    def compress(marks, listed):  # type: ignore[no-untyped-def]
+        count = 0
+        for first in range(0, len(marks), _LANES):
+            count = _append_marked(marks, first, listed, count)
+        return count
+
+    return compress

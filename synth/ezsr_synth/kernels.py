@@ -38,6 +38,7 @@ _DARK = np.float32(20.0 / 255.0)
 current, in v2e's words the 20 of 255 digital numbers that are added to the intensity."""
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(n) for n in (0.0, 0.5, 1.0, 2.0))
+_STILL = np.float32(1e-3)
 
 # What a draw of chance is for: part of its name, besides sample, pixel and number.
 OFF, ON, _PHASE, _LEAK, _HOT, _HOT_RATE, _WAIT, _ACCEPT, _POLARITY = range(9)
@@ -219,21 +220,28 @@ def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
 
 
 @_jit_into
-def _exp(x: np.float32) -> np.float32:
-    """Return e^x for |x| < 87 to two units in the last place, without a branch.
+def _exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
+    """Return s and q of e^x = s (1 + q), |x| < 87: s = 2^n, and q = 2^f - 1 with |f| <= 1/2.
 
-    Cephes' expf (Moshier 1992): e^x = 2^n e^r, |r| <= ln(2) / 2, and a polynomial for e^r.
+    Without a branch, and without loss where e^x is near 1. The polynomial is Taylor's of 2^f, which
+    ends below float32's rounding.
     """
-    n = np.floor(x * np.float32(1.44269504) + _HALF)
-    r = (x - n * np.float32(0.693359375)) - n * np.float32(-2.12194440e-4)
-    p = np.float32(1.9875691500e-4)
-    p = p * r + np.float32(1.3981999507e-3)
-    p = p * r + np.float32(8.3334519073e-3)
-    p = p * r + np.float32(4.1665795894e-2)
-    p = p * r + np.float32(1.6666665459e-1)
-    p = p * r + np.float32(5.0000001201e-1)
+    exponent = x * np.float32(1.44269504)
+    n = np.floor(exponent + _HALF)
+    f = exponent - n
+    q = f * np.float32(1.54035304e-04) + np.float32(1.33335581e-03)
+    q = q * f + np.float32(9.61812911e-03)
+    q = q * f + np.float32(5.55041087e-02)
+    q = q * f + np.float32(2.40226507e-01)
+    q = q * f + np.float32(6.93147181e-01)
     scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return np.float32((p * r * r + r + _ONE) * scale)
+    return scale, q * f
+
+
+@_jit_into
+def _exp(x: np.float32) -> np.float32:
+    scale, rest = _exp_parts(x)
+    return np.float32(scale + scale * rest)
 
 
 @_jit_into
@@ -302,15 +310,19 @@ def spread_leaks(
     share, least_hz, most_hz = hot
     height, width = out.shape
     nominal, decades = np.float32(leak_hz * 1e-6), np.float32(_LEAK_DECADES * np.log(10.0))
+    scratch = _make_scratch(width)
+    marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         for x in range(width):
             spread = _exp(decades * _normal(seed, _LEAK, y * width + x))
             out[y, x] = nominal * spread * on[y, x]
         for x in range(width if share > 0 else 0):
-            pixel = y * width + x
-            if _uniform(seed, _HOT, pixel, 0) < share:
-                rate_hz = least_hz * (most_hz / least_hz) ** _uniform(seed, _HOT_RATE, pixel, 0)
-                out[y, x] = np.float32(rate_hz * 1e-6) * on[y, x]
+            marks[x] = _uniform(seed, _HOT, y * width + x, 0) < share
+        for n in range(list_marked(marks, listed)):
+            x = listed[n]
+            chance = _uniform(seed, _HOT_RATE, y * width + x, 0)
+            rate_hz = least_hz * (most_hz / least_hz) ** chance
+            out[y, x] = np.float32(rate_hz * 1e-6) * on[y, x]
 
 
 @jit
@@ -331,6 +343,8 @@ def start_pixels(
     height, width = state.reference.shape
     filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
     never = np.exp(-effects.shot_noise_hz * 1e-6 * t_us[-1])
+    scratch = _make_scratch(width)
+    marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         seen = state.seen[y]
         _sample_row(log_picture, warps[0], y, seen)
@@ -340,11 +354,13 @@ def start_pixels(
             state.filtered[y] = seen
         if effects.refractory_us > 0:
             state.release[y] = -1.0
-        for x in range(width if noisy else 0):
-            pixel = y * width + x
-            state.arrival[y, x], state.arrivals[y, x] = np.inf, 1
-            if _uniform(effects.seed, _WAIT, pixel, 0) > never:  # else it comes when all is over
-                state.arrival[y, x] = _wait_us(pixel, 0, effects)
+        if noisy:
+            state.arrival[y], state.arrivals[y] = np.inf, 1  # it comes when all is over, but where
+            for x in range(width):
+                marks[x] = _uniform(effects.seed, _WAIT, y * width + x, 0) > never
+            for n in range(list_marked(marks, listed)):
+                pixel = y * width + listed[n]
+                state.arrival[y, listed[n]] = _wait_us(pixel, 0, effects)
         for x in range(width if random_phase else 0):
             on, off = pixels.on[y, x], pixels.off[y, x]
             share = np.float32(_uniform(effects.seed, _PHASE, y * width + x, 0))
@@ -378,17 +394,14 @@ def filter_row(radians: float, light: F32, filtered: F32, row: F32) -> None:
     for x in range(row.shape[0]):
         before, out, now = light[x], filtered[x], row[x]
         z = white * (_exp(_HALF * (before + now)) + _DARK)
-        kept, inverse = _exp(-min(z, np.float32(80.0))), _ONE / z
-        change = _HALF * (now - before) * (z - white * _DARK)
-        lag = (_ONE - kept) * inverse
+        scale, rest = _exp_parts(-min(z, np.float32(80.0)))
+        kept, inverse = scale + scale * rest, _ONE / z
+        lag = ((_ONE - scale) - scale * rest) * inverse
         first = (lag - kept) * inverse
         second = (_TWO * first - kept) * inverse
+        change = _HALF * (now - before) * (z - white * _DARK)
+        change = change if z > _STILL else _ZERO  # too little to matter, and all rounding
         lag -= change * (first - second)
-        if z < np.float32(0.25):  # where these differences of near equals are lost
-            lag = (np.float32(1 / 120) * z - np.float32(1 / 24)) * z + np.float32(1 / 6)
-            lag = (lag * z - _HALF) * z + _ONE
-            moment = (np.float32(1 / 40) - np.float32(1 / 180) * z) * z - np.float32(1 / 12)
-            lag -= change * (moment * z + np.float32(1 / 6))
         row[x] = now - (now - before) * lag + (out - before) * kept
         filtered[x], light[x] = row[x], now
 
@@ -496,9 +509,9 @@ def _end_rests(before: F32, now: F32, step: Step, row: Row) -> None:
     per_us = 1.0 / (stop - start)
     release, reference = row.release, row.reference
     for x in range(now.shape[0]):
-        then, passed = np.float64(before[x]), release[x] - start
-        seen = np.float32(then + (np.float64(now[x]) - then) * (passed * per_us))
-        ends = (passed >= 0.0) & (release[x] < stop)
+        share = np.float32((release[x] - start) * per_us)
+        seen = before[x] + (now[x] - before[x]) * share
+        ends = (release[x] >= start) & (release[x] < stop)
         reference[x] = seen if ends else reference[x]
 
 

@@ -9,7 +9,7 @@ import reference
 
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, weigh_channels
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
 from ezsr_synth.simulate import simulate
@@ -214,11 +214,3 @@ def test_words_in_order_are_events_in_the_twins_order() -> None:
         columns = unpack(np.sort(words))
         assert [event[:3] for event in zip(*columns, strict=True)] == [e[:3] for e in ordered]
         assert sorted(zip(*columns, strict=True)) == sorted(ordered)
-
-
-def test_weighed_channels_agree_with_numpy() -> None:
-    rng = np.random.default_rng(6)
-    rgb = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
-    weights = rng.random((3, 256)).astype(np.float32)
-    expected = sum(weights[c].astype(np.float64)[rgb[..., c]] for c in range(3))
-    assert np.allclose(weigh_channels(rgb, weights), expected, rtol=1e-6)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -44,7 +43,7 @@ def encode_npz(columns: Mapping[str, npt.NDArray[Any]]) -> bytes:
         facts = struct.pack(
             "<5H3L2H",
             *(_VERSION_NEEDED, 0, _DEFLATE, 0, _DATE_1980_01_01),
-            *(zlib.crc32(raw), len(packed), len(raw), len(member), 0),
+            *(isal_zlib.crc32(raw), len(packed), len(raw), len(member), 0),
         )
         # Central directory entry: made-by version, the facts, then comment length, disk,
         # internal and external attributes, and where the local header begins.

@@ -1,9 +1,6 @@
 """The kernels that fire events: arrays in, arrays out; no configuration, no I/O.
 
-Each has a slow twin in `tests/reference.py` that shares no code with it. One policy for all:
-compiled once and cached on disk, without the interpreter lock, and without `fastmath`, so that
-neither vector width nor block size can change a result. All that call one another are in this
-file, for Numba's cache follows the file alone.
+Each has a slow twin in `tests/reference.py` that shares no code with it.
 
 The work goes row by row, and in a row from time sample to time sample: look the row up in the
 picture, let photoreceptor and leak pass, mark the pixels where something happens, and follow these
@@ -12,14 +9,13 @@ alone. All but the last take many pixels in one instruction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from ezsr_synth.vector import list_marked, peek, poke
+from ezsr_synth.jit import jit, jit_into
+from ezsr_synth.vector import list_marked, peek_pixel, peek_scene, poke_event, poke_row
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -89,22 +85,14 @@ class State(NamedTuple):
     arrivals: I64
 
 
-class Row(NamedTuple):
-    """What belongs to one row of the sensor: its place, its pixels, and what they remember."""
+class Step(NamedTuple):
+    """A time step of a row, in us; no event in it is later than `end_us`.
+
+    y, first  the row, and the place of its first pixel among all
+    """
 
     y: int
-    on: F32
-    off: F32
-    leak: F32
-    reference: F32
-    release: F64
-    arrival: F64
-    arrivals: I64
-
-
-class Step(NamedTuple):
-    """A time step, in us; no event in it is later than `end_us`."""
-
+    first: int
     start_us: int
     stop_us: int
     end_us: int
@@ -126,38 +114,6 @@ class Scratch(NamedTuple):
     ends: F64
 
 
-_Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-
-
-_POLICY: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-
-
-def jit(kernel: _Kernel) -> _Kernel:
-    """Compile a kernel, once for all processes where a folder for the cache can be written."""
-    try:
-        return cast(_Kernel, numba.njit(cache=True, **_POLICY)(kernel))
-    except RuntimeError:  # no such folder: compile in every process
-        return cast(_Kernel, numba.njit(**_POLICY)(kernel))
-
-
-def _jit_into(kernel: _Kernel) -> _Kernel:
-    """Compile into the caller: a call would cost as much as a row's work, for all its arguments."""
-    return cast(_Kernel, numba.njit(forceinline=True, **_POLICY)(kernel))
-
-
-@jit
-def weigh_channels(rgb: U8, weights: F32) -> F32:
-    """Return sum over c of weights[c, rgb[..., c]]: (H, W, 3) uint8 and (3, 256) -> (H, W)."""
-    height, width = rgb.shape[:2]
-    out = np.empty((height, width), np.float32)
-    for y in range(height):
-        for x in range(width):
-            out[y, x] = (
-                weights[0, rgb[y, x, 0]] + weights[1, rgb[y, x, 1]] + weights[2, rgb[y, x, 2]]
-            )
-    return out
-
-
 _CHUNK, _MIDDLE = 64, np.int32(32)
 _FIXED = 2.0**24
 _FRACTION = np.int32(2**24 - 1)
@@ -166,7 +122,7 @@ _UNIT = np.float32(2.0**-24)
 _MOST_STEP = 3.9
 
 
-@_jit_into
+@jit_into
 def _sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
     """Look up sensor row y in the log picture, bilinearly; every point must lie inside."""
     steps = max(abs(warp[0, 0]), abs(warp[1, 0]))
@@ -182,13 +138,13 @@ def _sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
         i, j = np.int32(qx), np.int32(qy)
         fx, fy = np.float32(qx - i), np.float32(qy - j)
         at = np.int64(j) * stride + i
-        above, below = peek(log_picture, 0, at), peek(log_picture, stride, at)
-        above += fx * (peek(log_picture, 1, at) - above)
-        below += fx * (peek(log_picture, stride + 1, at) - below)
-        poke(row, 0, x, above + fy * (below - above))
+        above, below = peek_scene(log_picture, 0, at), peek_scene(log_picture, stride, at)
+        above += fx * (peek_scene(log_picture, 1, at) - above)
+        below += fx * (peek_scene(log_picture, stride + 1, at) - below)
+        poke_row(row, 0, x, above + fy * (below - above))
 
 
-@_jit_into
+@jit_into
 def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
     """Step through the picture in fixed point, 8 bits before the point and 24 behind it.
 
@@ -213,13 +169,16 @@ def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
             fx = np.float32(np.int32(px & _FRACTION)) * _UNIT
             fy = np.float32(np.int32(py & _FRACTION)) * _UNIT
             at = np.int32(np.int32(py >> _WHOLE_BITS) * line + np.int32(px >> _WHOLE_BITS))
-            above, below = peek(log_picture, corner, at), peek(log_picture, corner + stride, at)
-            above += fx * (peek(log_picture, corner + 1, at) - above)
-            below += fx * (peek(log_picture, corner + stride + 1, at) - below)
-            poke(row, first, np.int32(n), above + fy * (below - above))
+            above, below = (
+                peek_scene(log_picture, corner, at),
+                peek_scene(log_picture, corner + stride, at),
+            )
+            above += fx * (peek_scene(log_picture, corner + 1, at) - above)
+            below += fx * (peek_scene(log_picture, corner + stride + 1, at) - below)
+            poke_row(row, first, np.int32(n), above + fy * (below - above))
 
 
-@_jit_into
+@jit_into
 def _exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
     """Return s and q of e^x = s (1 + q), |x| < 87: s = 2^n, and q = 2^f - 1 with |f| <= 1/2.
 
@@ -238,13 +197,13 @@ def _exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
     return scale, q * f
 
 
-@_jit_into
+@jit_into
 def _exp(x: np.float32) -> np.float32:
     scale, rest = _exp_parts(x)
     return np.float32(scale + scale * rest)
 
 
-@_jit_into
+@jit_into
 def _mix(h: np.uint64) -> np.uint64:
     """Scramble 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -252,7 +211,7 @@ def _mix(h: np.uint64) -> np.uint64:
     return h ^ (h >> np.uint64(31))
 
 
-@_jit_into
+@jit_into
 def _draw(seed: np.uint64, purpose: int, pixel: int, n: int) -> np.uint64:
     """Return 64 bits, the n-th draw of a purpose and pixel: a hash, so no order matters."""
     h = _mix(seed + np.uint64(purpose + 1) * np.uint64(0x9E3779B97F4A7C15))
@@ -260,13 +219,13 @@ def _draw(seed: np.uint64, purpose: int, pixel: int, n: int) -> np.uint64:
     return _mix(h + np.uint64(n) * np.uint64(0x9E3779B97F4A7C15))
 
 
-@_jit_into
+@jit_into
 def _uniform(seed: np.uint64, purpose: int, pixel: int, n: int) -> float:
     """Return a draw as a number in (0, 1)."""
     return (np.float64(_draw(seed, purpose, pixel, n) >> np.uint64(11)) + 0.5) * 2.0**-53
 
 
-@_jit_into
+@jit_into
 def _normal(seed: np.uint64, purpose: int, pixel: int) -> np.float32:
     """Return a draw of mean 0 and variance 1, normal to within 0.2% of its distribution.
 
@@ -374,13 +333,13 @@ def _wait_us(pixel: int, number: int, effects: Effects) -> float:
     return float(-np.log(chance) / effects.shot_noise_hz * 1e6)
 
 
-@_jit_into
-def filter_row(radians: float, light: F32, filtered: F32, row: F32) -> None:
+@jit_into
+def filter_row(radians: float, light: F32, filtered: F32, y: int, row: F32) -> None:
     """Pass a row through each pixel's photoreceptor, a low-pass of first order, for one time step.
 
     radians   how far a white pixel's cut-off frequency turns in the step: 2 pi f T
-    light     log intensity before the step; becomes that of now
-    filtered  what the photoreceptor gave before the step; becomes what it gives now
+    light     log intensity before the step, in row y; becomes that of now
+    filtered  what the photoreceptor gave before the step, in row y; becomes what it gives now
     row       log intensity now; becomes what the photoreceptor gives now
 
     The cut-off frequency is proportional to the light, dark current included. Solved for light
@@ -392,7 +351,7 @@ def filter_row(radians: float, light: F32, filtered: F32, row: F32) -> None:
     """
     white = np.float32(radians) / (_ONE + _DARK)
     for x in range(row.shape[0]):
-        before, out, now = light[x], filtered[x], row[x]
+        before, out, now = light[y, x], filtered[y, x], row[x]
         z = white * (_exp(_HALF * (before + now)) + _DARK)
         scale, rest = _exp_parts(-min(z, np.float32(80.0)))
         kept, inverse = scale + scale * rest, _ONE / z
@@ -403,7 +362,8 @@ def filter_row(radians: float, light: F32, filtered: F32, row: F32) -> None:
         change = change if z > _STILL else _ZERO  # too little to matter, and all rounding
         lag -= change * (first - second)
         row[x] = now - (now - before) * lag + (out - before) * kept
-        filtered[x], light[x] = row[x], now
+        filtered[y, x] = row[x]
+        light[y, x] = now
 
 
 @jit
@@ -434,34 +394,32 @@ def fire_events(
     scratch = _make_scratch(width)
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
-        _copy_row(begun, state, effects, y)
-        row = Row(
-            *(y, pixels.on[y], pixels.off[y], pixels.leak[y], state.reference[y]),
-            *(state.release[y], state.arrival[y], state.arrivals[y]),
-        )
-        light, filtered = state.light[y], state.filtered[y]
-        before[:] = state.seen[y]
+        _copy_row(begun, state, effects, y, before)
         for k in range(1, len(t_us)):
-            step = Step(t_us[k - 1], t_us[k], min(t_us[k], last_us))
+            step = Step(y, y * width, t_us[k - 1], t_us[k], min(t_us[k], last_us))
             _sample_row(log_picture, warps[k], y, now)
             if effects.bandwidth_hz > 0:
-                radians = _TAU * effects.bandwidth_hz * 1e-6 * (step.stop_us - step.start_us)
-                filter_row(radians, light, filtered, now)
+                _filter_row(effects.bandwidth_hz, step, state, now)
             if effects.leaks:
-                _leak_row(row.leak, step.stop_us, now)
+                _leak_row(pixels.leak, step, now)
             if rests:
-                _end_rests(before, now, step, row)
-            _mark_crossings(now, row, marks)
+                _end_rests(before, now, step, state)
+            _mark_crossings(now, step, pixels, state, marks)
             if rests:
-                _unmark_resting(row.release, step.stop_us, marks)
+                _unmark_resting(step, state, marks)
             if noisy:
-                _mark_arrivals(row.arrival, step.stop_us, marks, scratch.again)
+                _mark_arrivals(step, state, marks, scratch.again)
                 active = list_marked(scratch.again, listed)
-                count = _fire_noisy(listed, active, before, now, step, row, effects, words, count)
+                if active:
+                    count = _fire_noisy(
+                        *(listed, active, before, now, step, pixels, effects, state, words, count)
+                    )
             active = list_marked(marks, listed)
             while active:
                 fired = count + active
-                active = _fire_once(active, before, now, step, row, effects, scratch, words, count)
+                active = _fire_once(
+                    *(active, before, now, step, pixels, effects, state, scratch, words, count)
+                )
                 count = fired
             before, now = now, before
         state.seen[y] = before
@@ -480,72 +438,81 @@ def _make_scratch(width: int) -> Scratch:
     )
 
 
-@_jit_into
-def _copy_row(begun: State, state: State, effects: Effects, y: int) -> None:
-    state.reference[y] = begun.reference[y]
-    state.seen[y] = begun.seen[y]
-    if effects.bandwidth_hz > 0:
-        state.light[y] = begun.light[y]
-        state.filtered[y] = begun.filtered[y]
-    if effects.refractory_us > 0:
-        state.release[y] = begun.release[y]
-    if effects.shot_noise_hz > 0:
-        state.arrival[y] = begun.arrival[y]
-        state.arrivals[y] = begun.arrivals[y]
+@jit_into
+def _copy_row(begun: State, state: State, effects: Effects, y: int, seen: F32) -> None:
+    for x in range(seen.shape[0]):
+        seen[x] = begun.seen[y, x]
+        state.reference[y, x] = begun.reference[y, x]
+        if effects.bandwidth_hz > 0:
+            state.light[y, x] = begun.light[y, x]
+            state.filtered[y, x] = begun.filtered[y, x]
+        if effects.refractory_us > 0:
+            state.release[y, x] = begun.release[y, x]
+        if effects.shot_noise_hz > 0:
+            state.arrival[y, x] = begun.arrival[y, x]
+            state.arrivals[y, x] = begun.arrivals[y, x]
 
 
-@_jit_into
-def _leak_row(leak: F32, passed_us: int, row: F32) -> None:
+@jit_into
+def _filter_row(bandwidth_hz: float, step: Step, state: State, row: F32) -> None:
+    radians = _TAU * bandwidth_hz * 1e-6 * (step.stop_us - step.start_us)
+    filter_row(radians, state.light, state.filtered, step.y, row)
+
+
+@jit_into
+def _leak_row(leak: F32, step: Step, row: F32) -> None:
     """Let the reference fall, by raising what is compared with it."""
-    passed = np.float32(passed_us)
+    passed = np.float32(step.stop_us)
     for x in range(row.shape[0]):
-        row[x] += leak[x] * passed
+        row[x] += leak[step.y, x] * passed
 
 
-@_jit_into
-def _end_rests(before: F32, now: F32, step: Step, row: Row) -> None:
+@jit_into
+def _end_rests(before: F32, now: F32, step: Step, state: State) -> None:
     """Where a rest ends in this time step, let the reference be what is seen then."""
-    start, stop = float(step.start_us), float(step.stop_us)
+    start, stop, y = float(step.start_us), float(step.stop_us), step.y
     per_us = 1.0 / (stop - start)
-    release, reference = row.release, row.reference
     for x in range(now.shape[0]):
-        share = np.float32((release[x] - start) * per_us)
-        seen = before[x] + (now[x] - before[x]) * share
-        ends = (release[x] >= start) & (release[x] < stop)
-        reference[x] = seen if ends else reference[x]
+        release, reference = state.release[y, x], state.reference[y, x]
+        seen = before[x] + (now[x] - before[x]) * np.float32((release - start) * per_us)
+        ends = (release >= start) & (release < stop)
+        state.reference[y, x] = seen if ends else reference
 
 
-@_jit_into
-def _mark_crossings(now: F32, row: Row, marks: U8) -> None:
+@jit_into
+def _mark_crossings(now: F32, step: Step, pixels: Pixels, state: State, marks: U8) -> None:
     """Mark with 1 the pixels that see a level reached, with 0 the others."""
-    on, off, reference = row.on, row.off, row.reference
+    y = step.y
     for x in range(now.shape[0]):
-        ref = reference[x]
-        marks[x] = (now[x] >= ref + on[x]) | (now[x] <= ref - off[x])
+        ref = state.reference[y, x]
+        higher = now[x] >= ref + pixels.on[y, x]
+        marks[x] = higher | (now[x] <= ref - pixels.off[y, x])
 
 
-@_jit_into
-def _unmark_resting(release: F64, stop_us: int, marks: U8) -> None:
-    for x in range(release.shape[0]):
-        marks[x] &= release[x] < stop_us
+@jit_into
+def _unmark_resting(step: Step, state: State, marks: U8) -> None:
+    for x in range(state.reference.shape[1]):
+        marks[x] &= state.release[step.y, x] < step.stop_us
 
 
-@_jit_into
-def _mark_arrivals(arrival: F64, stop_us: int, marks: U8, noisy: U8) -> None:
+@jit_into
+def _mark_arrivals(step: Step, state: State, marks: U8, noisy: U8) -> None:
     """Mark the pixels where noise comes before the end of this step, and take them off `marks`."""
-    for x in range(arrival.shape[0]):
-        noisy[x] = arrival[x] < stop_us
-        marks[x] &= arrival[x] >= stop_us
+    for x in range(state.reference.shape[1]):
+        comes = state.arrival[step.y, x] < step.stop_us
+        noisy[x] = comes
+        marks[x] &= not comes
 
 
-@_jit_into
+@jit_into
 def _fire_once(
     active: int,
     before: F32,
     now: F32,
     step: Step,
-    row: Row,
+    pixels: Pixels,
     effects: Effects,
+    state: State,
     scratch: Scratch,
     words: U64,
     count: int,
@@ -558,34 +525,35 @@ def _fire_once(
     """
     fits, rests, start = count + active <= len(words), effects.refractory_us > 0, step.start_us
     length, latest = float(step.stop_us - start), float(step.end_us - start)
-    on, off, reference, release = row.on, row.off, row.reference, row.release
+    first, reference, release = step.first, state.reference, state.release
     listed, again, levels, ends = scratch.listed, scratch.again, scratch.levels, scratch.ends
-    place = np.uint64(row.y << Y_SHIFT) + (np.uint64(start) << np.uint64(T_SHIFT))
+    place = np.uint64(step.y << Y_SHIFT) + (np.uint64(start) << np.uint64(T_SHIFT))
     for n in range(active):
-        x = peek(listed, 0, n)
-        ref, seen, then = peek(reference, 0, x), peek(now, 0, x), np.float64(peek(before, 0, x))
-        rise, fall = peek(on, 0, x), peek(off, 0, x)
+        x = peek_pixel(listed, 0, n)
+        ref, seen = peek_pixel(reference, first, x), peek_pixel(now, 0, x)
+        then = np.float64(peek_pixel(before, 0, x))
+        rise, fall = peek_pixel(pixels.on, first, x), peek_pixel(pixels.off, first, x)
         up = seen > ref
         level = ref + rise if up else ref - fall
         change = np.float64(seen) - then
         passed = min(max((np.float64(level) - then) / change * length, 0.0), length)
         if rests:
-            passed = max(passed, peek(release, 0, x) - start)
+            passed = max(passed, peek_pixel(release, first, x) - start)
             rested = passed + effects.refractory_us
             level = np.float32(then + change * (min(rested, length) / length))
-            poke(ends, 0, n, rested)
+            poke_event(ends, 0, n, rested)
         t = np.uint64(np.int32(min(passed + 0.5, latest)))
         word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
         if fits:
-            poke(words, count, n, place + word)
-        poke(levels, 0, n, level)
+            poke_event(words, count, n, place + word)
+        poke_event(levels, 0, n, level)
         higher, lower = seen >= level + rise, seen <= level - fall
-        poke(again, 0, n, np.uint8((up & higher) | ((not up) & lower)))
+        poke_event(again, 0, n, np.uint8((up & higher) | ((not up) & lower)))
     left = 0
     for n in range(active):
-        reference[listed[n]] = levels[n]
+        reference[step.y, listed[n]] = levels[n]
         if rests:
-            release[listed[n]] = start + ends[n]
+            release[step.y, listed[n]] = start + ends[n]
             again[n] &= ends[n] < length
         listed[left] = listed[n]
         left += int(again[n])
@@ -599,8 +567,9 @@ def _fire_noisy(
     before: F32,
     now: F32,
     step: Step,
-    row: Row,
+    pixels: Pixels,
     effects: Effects,
+    state: State,
     words: U64,
     count: int,
 ) -> int:
@@ -609,31 +578,31 @@ def _fire_noisy(
     Noise events come as a Poisson process at the rate of a black pixel, and are thinned by the
     light; each sets the reference to what is seen.
     """
-    on, off, leak, reference = row.on, row.off, row.leak, row.reference
-    release, arrival, arrivals = row.release, row.arrival, row.arrivals
+    y, reference, release = step.y, state.reference, state.release
+    arrival, arrivals = state.arrival, state.arrivals
     start, stop, rests = float(step.start_us), float(step.stop_us), effects.refractory_us > 0
     for n in range(active):
         x = listed[n]
-        pixel = row.y * len(now) + x
-        ref, then, moment = reference[x], np.float64(before[x]), start
+        pixel, on, off = step.first + x, pixels.on[y, x], pixels.off[y, x]
+        ref, then, moment = reference[y, x], np.float64(before[x]), start
         change = np.float64(now[x]) - then
         if rests:
-            moment = max(moment, release[x])
+            moment = max(moment, release[y, x])
         while moment < stop:
             crossing, polarity, level = np.inf, -1, ref
-            if now[x] >= ref + on[x]:
-                polarity, level = 1, ref + on[x]
-            elif now[x] <= ref - off[x]:
-                polarity, level = 0, ref - off[x]
+            if now[x] >= ref + on:
+                polarity, level = 1, ref + on
+            elif now[x] <= ref - off:
+                polarity, level = 0, ref - off
             if polarity >= 0:
                 share = (np.float64(level) - then) / change if change != 0.0 else 0.0
                 crossing = min(max(start + share * (stop - start), moment), stop)
-            while arrival[x] < min(crossing, stop):
-                came, number = arrival[x], arrivals[x] - 1
-                arrival[x] = came + _wait_us(pixel, number + 1, effects)
-                arrivals[x] = number + 2
+            while arrival[y, x] < min(crossing, stop):
+                came, number = arrival[y, x], arrivals[y, x] - 1
+                arrival[y, x] = came + _wait_us(pixel, number + 1, effects)
+                arrivals[y, x] = number + 2
                 value = np.float32(then + change * ((came - start) / (stop - start)))
-                light = min(np.exp(value - leak[x] * came), 1.0)
+                light = min(np.exp(value - pixels.leak[y, x] * came), 1.0)
                 chance = _uniform(effects.seed, _ACCEPT, pixel, number)
                 if came >= moment and chance < 1.0 - 0.75 * light:
                     coin = _uniform(effects.seed, _POLARITY, pixel, number)
@@ -644,15 +613,15 @@ def _fire_noisy(
             ref, moment = level, crossing
             if count < len(words):
                 t = np.uint64(min(int(crossing + 0.5), step.end_us))
-                place = np.uint64(row.y << Y_SHIFT | x << X_SHIFT | polarity)
+                place = np.uint64(y << Y_SHIFT | x << X_SHIFT | polarity)
                 words[count] = t << np.uint64(T_SHIFT) | place
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
-                release[x] = moment
+                release[y, x] = moment
                 if moment < stop:
                     ref = np.float32(then + change * ((moment - start) / (stop - start)))
-        reference[x] = ref
+        reference[y, x] = ref
     return count
 
 
@@ -664,9 +633,7 @@ def _tiny_state() -> State:
 
 def compile_kernels() -> None:
     """Compile every kernel, or load it from the cache, by running each on a tiny scene."""
-    rgb, weights = np.zeros((4, 5, 3), np.uint8), np.zeros((3, 256), np.float32)
-    weigh_channels(rgb[:, :4], weights)  # a crop is another type to the compiler
-    scene = weigh_channels(rgb, weights)
+    scene = np.zeros((4, 5), np.float32)
     path = (np.stack([np.eye(3), np.eye(3)]), np.array([0, 1]))
     seed = np.uint64(0)
     pixels = Pixels(*(np.ones((2, 2), np.float32) for _ in range(3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -60,13 +61,20 @@ class Motion:
 
 def warp_points(warps: F64, size: SensorSize, across: int) -> F64:
     """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2)."""
+    seen = warps @ _grid(size, across)
+    mapped: F64 = (seen[:, :2] / seen[:, 2:]).transpose(0, 2, 1)
+    return mapped
+
+
+@lru_cache(maxsize=16)
+def _grid(size: SensorSize, across: int) -> F64:
+    """Return the homogeneous points (3, across^2) of a square grid that spans the sensor."""
     shares = np.linspace(0, 1, across)
     points = np.ones((3, across * across))
     points[0] = np.tile(shares * (size.width - 1), across)
     points[1] = np.repeat(shares * (size.height - 1), across)
-    seen = warps @ points
-    mapped: F64 = (seen[:, :2] / seen[:, 2:]).transpose(0, 2, 1)
-    return mapped
+    points.flags.writeable = False
+    return points
 
 
 def draw_motion(rng: np.random.Generator, config: MotionConfig, size: SensorSize) -> Motion:

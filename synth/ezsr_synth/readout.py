@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import SensorSize
-from ezsr_synth.kernels import F64, I64, T_SHIFT, U8, U64, X_SHIFT, Y_SHIFT, jit
+from ezsr_synth.jit import jit
+from ezsr_synth.kernels import F64, I64, T_SHIFT, U8, U64, X_SHIFT, Y_SHIFT
 
 U16 = npt.NDArray[np.uint16]
 Events = tuple[U16, U16, I64, U8]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.config import CameraConfig, SensorSize, SynthConfig
-from ezsr_synth.kernels import weigh_channels
-from ezsr_synth.motion import Motion
+from ezsr_synth.motion import Motion, warp_points
+from ezsr_synth.reduce import reduce_luminance, reduce_rgb
 
 MARGIN_PX = 2
 """Picture kept around the path for bilinear look-ups; three times the lens blur comes on top."""
@@ -49,6 +49,17 @@ class Placement:
     screen: tuple[int, int]
     offset: tuple[int, int]
     motion: Motion
+
+    def cut(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """Return the crop of a picture."""
+        x0, y0, x1, y1 = self.crop
+        return rgb[y0:y1, x0:x1]
+
+    @property
+    def shrinks(self) -> bool:
+        """Tell whether the crop is reduced along both axes, so that areas must be averaged."""
+        x0, y0, x1, y1 = self.crop
+        return self.scaled[0] <= x1 - x0 and self.scaled[1] <= y1 - y0
 
 
 def place_picture(
@@ -87,27 +98,17 @@ def _middle(length: int, needed: float) -> tuple[int, int]:
     return start, max(start + 1, length - start)
 
 
-def _lay(part: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:
-    """Scale the cropped part and lay it on the black screen; areas are averaged, not skipped."""
-    width, height = placement.scaled
-    shrinking = width <= part.shape[1] and height <= part.shape[0]
-    way = cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR
-    scaled = cv2.resize(part, placement.scaled, interpolation=way)
-    if placement.scaled == placement.screen:
-        return scaled
-    screen = np.zeros((placement.screen[1], placement.screen[0], *part.shape[2:]), part.dtype)
-    x, y = placement.offset
-    screen[y : y + height, x : x + width] = scaled
-    return screen
-
-
 def log_picture(
     rgb: npt.NDArray[np.uint8], placement: Placement, camera: CameraConfig
 ) -> npt.NDArray[np.float32]:
     """Return the scene's log intensity, float32 (H, W), from an RGB picture uint8 (h, w, 3)."""
-    x0, y0, x1, y1 = placement.crop
-    luminance = weigh_channels(rgb[y0:y1, x0:x1], _LUMINANCE_OF_CODE)
-    scene = _lay(luminance, placement)
+    part = placement.cut(rgb)
+    own_size = part.shape[1], part.shape[0]
+    reduced = placement.scaled if placement.shrinks else own_size
+    scaled = reduce_luminance(part, _LUMINANCE_OF_CODE, reduced)
+    if not placement.shrinks:
+        scaled = _enlarge(scaled, placement)
+    scene = _lay(scaled, placement)
     if camera.lens_blur_px > 0:
         scene = cv2.GaussianBlur(scene, (0, 0), camera.lens_blur_px, borderType=cv2.BORDER_REFLECT)
     return np.log(scene + np.float32(camera.log_floor))
@@ -117,13 +118,46 @@ def snapshot(
     rgb: npt.NDArray[np.uint8], placement: Placement, t_us: float, size: SensorSize
 ) -> npt.NDArray[np.uint8]:
     """Return the RGB picture that the sensor sees at one moment, uint8 (height, width, 3)."""
-    x0, y0, x1, y1 = placement.crop
-    scene = _lay(rgb[y0:y1, x0:x1], placement)
+    part, warp = placement.cut(rgb), placement.motion.at(t_us)
+    if not placement.shrinks:
+        scene = _lay(_enlarge(part, placement), placement)
+    elif placement.scaled != placement.screen:
+        scene = _lay(reduce_rgb(part, placement.scaled, (0, 0, *placement.scaled)), placement)
+    else:
+        x0, y0, x1, y1 = _seen_window(warp, size, placement.scaled)
+        scene = reduce_rgb(part, placement.scaled, (x0, y0, x1, y1))
+        warp = np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]]) @ warp
     seen = cv2.warpPerspective(
         scene,
-        placement.motion.at(t_us),
+        warp,
         (size.width, size.height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
     )
     return seen.astype(np.uint8, copy=False)
+
+
+def _seen_window(
+    warp: npt.NDArray[np.float64], size: SensorSize, scene: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return the part (x0, y0, x1, y1) of a scene (width, height) that the sensor looks up."""
+    corners = warp_points(warp[None], size, 2)[0]
+    low = np.floor(corners.min(axis=0)).astype(int)
+    high = np.floor(corners.max(axis=0)).astype(int) + 2
+    x0, y0 = (int(n) for n in np.clip(low, 0, np.array(scene) - 1))
+    x1, y1 = (int(n) for n in np.clip(high, (x0 + 1, y0 + 1), scene))
+    return x0, y0, x1, y1
+
+
+def _enlarge(part: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:
+    return cv2.resize(part, placement.scaled, interpolation=cv2.INTER_LINEAR)
+
+
+def _lay(scaled: npt.NDArray[Any], placement: Placement) -> npt.NDArray[Any]:
+    """Lay the scaled picture on the black screen, where it does not fill it."""
+    if placement.scaled == placement.screen:
+        return scaled
+    screen = np.zeros((placement.screen[1], placement.screen[0], *scaled.shape[2:]), scaled.dtype)
+    (x, y), (width, height) = placement.offset, placement.scaled
+    screen[y : y + height, x : x + width] = scaled
+    return screen

@@ -28,6 +28,7 @@ _LARGEST_BLOCK = 16
 _SLACK_PX = 1e-3
 _LEAST_ROOM = 1 << 16
 _AMPLE = 1.5
+_CAREFUL = 0.75
 
 
 class _Room(threading.local):
@@ -110,8 +111,8 @@ def _fire_until(
         start, filled, length = stop, filled + count, _LARGEST_BLOCK
         if max_events is not None:
             ready = _count_ready(words[:filled], camera, size, int(motion.t_us[stop]))
-            missing = (max_events - ready) * (stop / max(ready, 1))
-            length = int(min(max(missing + 1, 1), _LARGEST_BLOCK))
+            missing = (max_events - ready) * stop / max(ready, 1)
+            length = int(min(max(_CAREFUL * missing, 1), _LARGEST_BLOCK))
         words = _ROOM.widen(filled, int(_AMPLE * filled / stop * length))
     return words[:filled]
 

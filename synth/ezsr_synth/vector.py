@@ -6,6 +6,7 @@ meaning. Numba's cache does not see changes of this file: after one, delete `__p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,21 +27,71 @@ _COMPRESSES = "avx512f" in binding.get_host_cpu_features()
 """Elsewhere LLVM would compress by sixteen branches, and a loop without any is faster."""
 
 
-def peek(array: npt.NDArray[Any], base: int, offset: _Whole) -> Any:
-    """Return the element base + offset of an array in C order, not to be `poke`d at meanwhile.
-
-    With an offset of 32 bits, half the width of an address suffices for every pixel.
-    """
-    return array.reshape(-1)[base + offset]
+Peek = Callable[[npt.NDArray[Any], int, _Whole], Any]
+Poke = Callable[[npt.NDArray[Any], int, _Whole, Any], None]
 
 
-def poke(array: npt.NDArray[Any], base: int, offset: _Whole, value: Any) -> None:
-    """Set the element base + offset of a row; what is `peek`ed at elsewhere stays as it is.
+def _apart(scope: str) -> tuple[Peek, Poke]:
+    """Return a pair of functions, of which one reads and the other writes, never the same memory.
 
     A compiler cannot know that a row it writes to is no part of a picture that it reads anywhere,
-    so it would take pixel after pixel.
+    so it would take pixel after pixel. The promise holds for all of a kernel, with all that is
+    compiled into it: what is written by one of a pair is never read by the other, anywhere.
+    With an offset of 32 bits, half the width of an address suffices for every pixel.
     """
-    array[base + offset] = value
+
+    def peek(array: npt.NDArray[Any], base: int, offset: _Whole) -> Any:
+        return array.reshape(-1)[base + offset]
+
+    def poke(array: npt.NDArray[Any], base: int, offset: _Whole, value: Any) -> None:
+        array.reshape(-1)[base + offset] = value
+
+    @_intrinsic  # type: ignore[untyped-decorator]
+    def load(typing: Any, array: Any, base: Any, offset: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            loaded = builder.load(_place(context, builder, signature, values))
+            loaded.set_metadata("alias.scope", _scope_list(builder.module, scope))
+            return loaded
+
+        return array.dtype(array, types.int64, offset), generate
+
+    @_intrinsic  # type: ignore[untyped-decorator]
+    def store(typing: Any, array: Any, base: Any, offset: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            stored = builder.store(values[3], _place(context, builder, signature, values))
+            stored.set_metadata("noalias", _scope_list(builder.module, scope))
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, offset, array.dtype), generate
+
+    @_overload(peek)
+    def compile_peek(array, base, offset):  # type: ignore[no-untyped-def]
+        return lambda array, base, offset: load(array, base, offset)
+
+    @_overload(poke)
+    def compile_poke(array, base, offset, value):  # type: ignore[no-untyped-def]
+        return lambda array, base, offset, value: store(array, base, offset, value)
+
+    return peek, poke
+
+
+def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    data = _make_array(signature.args[0])(context, builder, values[0]).data
+    return builder.gep(builder.gep(data, [values[1]]), [values[2]], inbounds=True)
+
+
+def _scope_list(module: Any, scope: str) -> Any:
+    """Return the list of one alias scope (LLVM language reference, `noalias` metadata)."""
+    domain = module.add_metadata([ir.MetaDataString(module, "ezsr")])
+    named = module.add_metadata([ir.MetaDataString(module, f"ezsr.{scope}"), domain])
+    return module.add_metadata([named])
+
+
+peek_scene, poke_row = _apart("scene")
+"""Of pictures, and tables, that no kernel changes; and into rows made from them."""
+
+peek_pixel, poke_event = _apart("pixels")
+"""Of what pixels are, see and remember; and into events and scratch that only plain code reads."""
 
 
 def list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> int:
@@ -54,38 +105,6 @@ def list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> 
         listed[count] = n
         count += int(marks[n])
     return count
-
-
-@_intrinsic  # type: ignore[untyped-decorator]
-def _peek(typing: Any, array: Any, base: Any, offset: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        loaded = builder.load(_place(context, builder, signature, values))
-        loaded.set_metadata("alias.scope", _peeked(builder.module))
-        return loaded
-
-    return array.dtype(array, types.int64, offset), generate
-
-
-@_intrinsic  # type: ignore[untyped-decorator]
-def _poke(typing: Any, array: Any, base: Any, offset: Any, value: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        stored = builder.store(values[3], _place(context, builder, signature, values))
-        stored.set_metadata("noalias", _peeked(builder.module))
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, offset, array.dtype), generate
-
-
-def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    data = _make_array(signature.args[0])(context, builder, values[0]).data
-    return builder.gep(builder.gep(data, [values[1]]), [values[2]], inbounds=True)
-
-
-def _peeked(module: Any) -> Any:
-    """Return the list of one alias scope, "what is peeked at" (LLVM language reference)."""
-    domain = module.add_metadata([ir.MetaDataString(module, "ezsr")])
-    scope = module.add_metadata([ir.MetaDataString(module, "ezsr.peeked"), domain])
-    return module.add_metadata([scope])
 
 
 @_intrinsic  # type: ignore[untyped-decorator]
@@ -110,16 +129,6 @@ def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any)
         return builder.add(values[3], builder.zext(ones, ir.IntType(64)))
 
     return types.int64(marks, types.int64, listed, types.int64), generate
-
-
-@_overload(peek)
-def _compile_peek(array, base, offset):  # type: ignore[no-untyped-def]
-    return lambda array, base, offset: _peek(array, base, offset)
-
-
-@_overload(poke)
-def _compile_poke(array, base, offset, value):  # type: ignore[no-untyped-def]
-    return lambda array, base, offset, value: _poke(array, base, offset, value)
 
 
 @_overload(list_marked)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ezsr_shards.errors import ConfigError
-from ezsr_synth.config import MotionConfig, SensorSize, SynthConfig
-from ezsr_synth.families import FAMILIES, spline
-from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.config import LEAST_NEARNESS, MotionConfig, SensorSize, SynthConfig
+from ezsr_synth.families import FAMILIES, draw_homography, spline
+from ezsr_synth.motion import Motion, draw_motion, sample_path
 from ezsr_synth.presets import MOTION_SOURCES, MOTIONS, list_presets
 from ezsr_synth.randomness import rng_for
 
@@ -162,6 +164,95 @@ def test_a_tilted_plane_is_seen_in_perspective() -> None:
         seen = path.warps[-1] @ [*pixel, 1.0]
         shift = path.facts["translation_px"]
         assert np.allclose(seen[:2] / seen[2] - shift, point[:2], atol=1e-9)
+
+
+def corner_nearness(path: Motion, size: SensorSize) -> np.ndarray:
+    """1 over the distance of what each corner sees, in those of what the middle saw (T, 4)."""
+    middle = [(size.width - 1) / 2, (size.height - 1) / 2, 1.0]
+    sides = np.array([[x, y, 1] for y in (0, size.height - 1) for x in (0, size.width - 1)])
+    nearness = path.warps[:, 2] @ sides.T / (path.warps[:, 2] @ middle)[:, None]
+    return np.asarray(nearness)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.tuples(st.integers(8, 4096), st.integers(8, 4096)),
+    st.floats(0, 1),
+    st.floats(0, 180),
+    st.floats(0, 90),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_tilt_that_is_accepted_brings_the_horizon_into_sight(
+    sides: tuple[int, int], share: float, turn_deg: float, zoom_percent: float, seed: int
+) -> None:
+    """And the picture that the path needs stays a few sensors large."""
+    size = SensorSize(*sides)
+    config = MotionConfig(
+        "homography",
+        **{"translation_px": (0.0, 8.0), "rotation_deg": turn_deg, "zoom_percent": zoom_percent},
+        tilt_deg=share
+        * MotionConfig(
+            "homography", rotation_deg=turn_deg, zoom_percent=zoom_percent
+        ).largest_tilt_deg(size),
+        max_step_px=4.0,
+    )
+    assert SynthConfig(size=size, motion=config).motion == config
+    path = draw_motion(rng_for(seed, "key", 0, "motion"), config, size)
+    assert corner_nearness(path, size).min() >= LEAST_NEARNESS - 1e-9
+    corners = path.corners(size).reshape(-1, 2)
+    assert (corners.max(axis=0) - corners.min(axis=0)).max() < 8 * max(sides)
+
+
+class Ends(np.random.Generator):
+    """Draws turns of 20 degrees or more from within their range, all else at an end of its own."""
+
+    def uniform(self, low=0.0, high=1.0, size=None):  # type: ignore[no-untyped-def,override]
+        return super().uniform(low, high) if high >= 20 else self.choice([low, high], size)
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (640, 240), (8, 4096), (4096, 8)])
+@pytest.mark.parametrize("turn_deg", [0.0, 20.0, 180.0])
+def test_the_nearness_foretold_is_the_least_of_all_tilts_and_turns(
+    sides: tuple[int, int], turn_deg: float
+) -> None:
+    """At the ends of the ranges, which chance hardly ever draws all at once."""
+    size = SensorSize(*sides)
+    config = MotionConfig("homography", rotation_deg=turn_deg, zoom_percent=10.0, tilt_deg=12.0)
+    least = 1.0
+    for seed in range(400):
+        warp_at, _ = draw_homography(Ends(np.random.PCG64(seed)), config, size)
+        end = Motion(warp_at(np.array([0.0, 1.0])), np.array([0, 1]), {})
+        least = min(least, float(corner_nearness(end, size).min()))
+    assert least == pytest.approx(config.nearness(size, 12.0), abs=2e-3)
+
+
+def test_a_tilt_up_to_the_horizon_is_refused_with_the_most_that_is_possible() -> None:
+    size = SensorSize(480, 640)
+    with pytest.raises(
+        ConfigError, match=r"motion.tilt_deg 40.0 .*480x640.* at or under 3"
+    ) as said:
+        SynthConfig(size=size, motion=MotionConfig("affine,homography", tilt_deg=40.0))
+    most = float(str(said.value).split("at or under ")[1].split()[0])
+    SynthConfig(size=size, motion=MotionConfig("homography", tilt_deg=most))
+    with pytest.raises(ConfigError, match=r"motion.tilt_deg"):
+        SynthConfig(size=size, motion=MotionConfig("homography", tilt_deg=most + 0.1))
+    for sides in ((8, 4096), (4096, 8), (224, 224)):
+        SynthConfig(
+            size=SensorSize(*sides), motion=MotionConfig("homography", translation_px=(0.0, 8.0))
+        )
+
+
+def test_a_path_past_the_horizon_is_refused() -> None:
+    def warp_at(u: np.ndarray) -> np.ndarray:
+        warps = np.repeat(np.eye(3)[None], len(u), axis=0)
+        warps[:, 2, 0] = -u / 50  # the horizon crosses a sensor of 64 px at its 50th column
+        return warps
+
+    with pytest.raises(ValueError, match="64x48 sensor looks past the picture's horizon"):
+        sample_path(warp_at, MotionConfig(), SIZE, {})
+    path = Motion(warp_at(np.array([0.0, 1.0])), np.array([0, 10]), {})
+    with pytest.raises(ValueError, match="horizon"):
+        path.corners(SIZE)
 
 
 def test_a_drift_is_smooth_and_reaches_what_was_drawn() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import atan, atan2, cos, hypot, radians, sin, tan
 from typing import Any, Literal
 
 from ezsr_shards.errors import ConfigError, check_number
@@ -10,6 +11,9 @@ from ezsr_synth.presets import CAMERAS, MOTIONS, Values
 
 Range = tuple[float, float]
 MAX_SIDE_PX = 4096
+MAX_TILT_DEG = 40.0
+LEAST_NEARNESS = 0.3
+"""How near a tilted picture must be wherever it is seen: 1 as near as its middle, 0 the horizon."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,11 @@ class SensorSize:
             raise ConfigError(
                 f"size {self}: give WxH with both sides from 8 to {MAX_SIDE_PX} pixels"
             )
+
+    @property
+    def longer_px(self) -> int:
+        """Return the longer side."""
+        return max(self.width, self.height)
 
     def __str__(self) -> str:
         """Return WxH."""
@@ -76,7 +85,7 @@ class MotionConfig:
             ("duration_us", 100, 60_000_000),
             ("rotation_deg", 0.0, 180.0),
             ("zoom_percent", 0.0, 90.0),
-            ("tilt_deg", 0.0, 40.0),
+            ("tilt_deg", 0.0, MAX_TILT_DEG),
             ("max_step_px", 0.01, 4.0),
         ):
             if getattr(self, name) is not None:
@@ -101,6 +110,26 @@ class MotionConfig:
     def of(self, family: str) -> MotionConfig:
         """Return the configuration of one family of the mixture."""
         return replace(self, family=family)
+
+    def nearness(self, size: SensorSize, tilt_deg: float) -> float:
+        """Return how near the picture is, at the least, where a corner of the sensor sees it.
+
+        The ray through (x, y) px from the middle meets a plane that is panned by a and nodded by b
+        at 1 / (1 + x tan(a) / (f cos(b)) - y tan(b) / f) times the distance of its middle, with
+        the focal length f of `families.draw_homography`. A corner is worst where it is turned
+        towards the direction (1 / cos(b), 1), as far as `rotation_deg` allows.
+        """
+        tilt, turn = radians(tilt_deg), radians(self.rotation_deg)
+        corner = atan2(size.height - 1, size.width - 1)
+        worst = min(max(atan(cos(tilt)), corner - turn), corner + turn)
+        reach_px = (1 + self.zoom_percent / 100) * hypot(size.width - 1, size.height - 1) / 2
+        slope = tan(tilt) * (cos(worst) / cos(tilt) + sin(worst))
+        return 1 - reach_px / size.longer_px * slope
+
+    def largest_tilt_deg(self, size: SensorSize) -> float:
+        """Return the largest tilt, to a tenth of a degree, that keeps the picture near enough."""
+        tilts = (tenths / 10 for tenths in range(int(10 * MAX_TILT_DEG) + 1))
+        return max(tilt for tilt in tilts if self.nearness(size, tilt) >= LEAST_NEARNESS)
 
 
 @dataclass(frozen=True)
@@ -206,13 +235,23 @@ class SynthConfig:
         check_number("jpeg_quality", self.jpeg_quality, 1, 100)
         check_number("max_pixels", self.max_pixels, 1, 178_000_000)  # Pillow refuses more
         for family in self.motion.weights():
-            translation_px = self.motion.of(family).translation_px
-            shorter = min(self.size.width, self.size.height)
-            if translation_px[1] > shorter:
-                raise ConfigError(
-                    f"motion.translation_px {translation_px} ({family}): the picture would leave a "
-                    f"{self.size} sensor; keep the largest shift at or under {shorter} pixels"
-                )
+            self._check_path(family, self.motion.of(family))
+
+    def _check_path(self, family: str, motion: MotionConfig) -> None:
+        """Refuse paths of one family on which this sensor would lose sight of the picture."""
+        shorter = min(self.size.width, self.size.height)
+        if motion.translation_px[1] > shorter:
+            raise ConfigError(
+                f"motion.translation_px {motion.translation_px} ({family}): the picture would "
+                f"leave a {self.size} sensor; keep the largest shift at or under {shorter} pixels"
+            )
+        if motion.nearness(self.size, motion.tilt_deg) < LEAST_NEARNESS:
+            raise ConfigError(
+                f"motion.tilt_deg {motion.tilt_deg} ({family}): a corner of a {self.size} sensor "
+                f"would look towards the picture's horizon; keep it at or under "
+                f"{motion.largest_tilt_deg(self.size)} degrees, or lower motion.zoom_percent "
+                f"{motion.zoom_percent}"
+            )
 
 
 def check_range(field_name: str, value: Range, least: float, most: float) -> None:

@@ -42,12 +42,12 @@ def draw_affine(rng: np.random.Generator, config: MotionConfig, size: SensorSize
 def draw_homography(rng: np.random.Generator, config: MotionConfig, size: SensorSize) -> Drawn:
     """Draw a picture plane that shifts, comes nearer and tilts before a camera, linear in time.
 
-    The camera's focal length is the sensor's width, a field of view of 53 degrees.
+    The camera's focal length is the sensor's longer side, over which it sees 53 degrees.
     """
     shift, facts = _draw_straight(rng, config)
     tilts_deg = rng.uniform(-config.tilt_deg, config.tilt_deg, 2)
     facts["tilt_deg"] = tilts_deg.tolist()
-    focal_px = float(size.width)
+    focal_px = float(size.longer_px)
 
     def warp_at(u: F64) -> F64:
         pan, nod = (np.radians(angle) * u for angle in tilts_deg)

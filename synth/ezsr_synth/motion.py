@@ -17,7 +17,8 @@ from ezsr_synth.families import BENDS, F64, FAMILIES, WarpAt
 class Motion:
     """Where every sensor pixel looks, over time.
 
-    warps  float64 (T, 3, 3), sensor px -> picture px, homogeneous, last row positive in the sensor
+    warps  float64 (T, 3, 3), sensor px -> picture px, homogeneous; `corners` refuses those whose
+           last row is not positive in the sensor
     t_us   int64 (T,), microseconds, increasing, from 0; T >= 2
     facts  what was drawn, for the sample's JSON
     """
@@ -53,17 +54,23 @@ class Motion:
     def corners(self, size: SensorSize) -> F64:
         """Return where the sensor's corners look, float64 (T, 4, 2), picture px (x, y).
 
-        The corners bound every pixel: a warp maps the sensor to a convex quadrilateral.
+        The corners bound every pixel: a warp maps the sensor to a convex quadrilateral. Raises
+        ValueError where a corner looks at the horizon of a tilted picture, or beyond.
         """
         return warp_points(self.warps, size, 2)
 
 
 def warp_points(warps: F64, size: SensorSize, across: int) -> F64:
-    """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2)."""
+    """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2).
+
+    Raises ValueError where a last row is not positive in the sensor.
+    """
     shares = np.linspace(0, 1, across)
     y, x = np.meshgrid(shares * (size.height - 1), shares * (size.width - 1), indexing="ij")
     points = np.column_stack([x.ravel(), y.ravel(), np.ones(across * across)])
     seen = np.einsum("nij,cj->nci", warps, points)
+    if not seen[..., 2].min() > 0:
+        raise ValueError(f"motion: a {size} sensor looks past the picture's horizon")
     mapped: F64 = seen[..., :2] / seen[..., 2:]
     return mapped
 

@@ -118,7 +118,7 @@ MOTIONS: dict[str, Values] = {
 }
 MOTION_SOURCES = {
     "affine": "one straight shift with a turn and a zoom, linear in time (EZSR, CVPR 2025)",
-    "homography": "the picture as a plane that moves and tilts in 3-D, seen at 53 degrees",
+    "homography": "the picture as a plane that moves and tilts in 3-D; 53 degrees are seen",
     "saccade": "three saccades along a triangle of this side (Orchard et al. 2015; N-MNIST)",
     "drift": "a smooth random walk of shift, turn and zoom, as of a hand-held camera",
     "loop": "once around a square of this side, 50 ms each (Kim et al., N-ImageNet, ICCV 2021)",

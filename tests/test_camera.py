@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -272,6 +272,53 @@ def test_caps_and_blocks_cut_real_cameras_as_they_cut_the_ideal(
             assert limit is None or len(cut) <= limit
             for column in ("x", "y", "t", "p"):
                 assert np.array_equal(getattr(whole, column)[kept], getattr(cut, column))
+
+
+RANGES = {
+    "threshold_on": (0.11, 0.19),
+    "threshold_off": (0.31, 0.39),
+    "threshold_mismatch": (0.01, 0.05),
+    "refractory_us": (110.0, 190.0),
+    "bandwidth_hz": (210.0, 290.0),
+    "leak_hz": (0.2, 0.28),
+    "shot_noise_hz": (1.0, 1.8),
+    "hot_pixels": (0.06, 0.09),
+}
+SETTINGS = {
+    "random_phase": True,
+    "hot_pixel_hz": (31.0, 37.0),
+    "timestamp_us": 7,
+    "row_readout_us": 2.5,
+}
+OF_THE_SCENE = {"preset", "lens_blur_px", "log_floor"}  # which no pixel decides
+
+
+def test_every_field_of_a_camera_is_drawn_or_passed_on() -> None:
+    assert {f.name for f in fields(CameraConfig)} == RANGES.keys() | SETTINGS.keys() | OF_THE_SCENE
+    assert {f.name for f in fields(Camera)} == {*RANGES, *SETTINGS, "seed"}
+    camera = draw_camera(np.random.default_rng(0), CameraConfig(**SETTINGS), seed=99)
+    assert {name: getattr(camera, name) for name in SETTINGS} == SETTINGS
+    assert camera.seed == 99
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_draws_fill_the_field_s_own_range(name: str) -> None:
+    low, high = RANGES[name]
+    config = CameraConfig(**RANGES)
+    drawn = [getattr(draw_camera(np.random.default_rng(n), config), name) for n in range(100)]
+    share = (np.array(drawn) - low) / (high - low)
+    assert -1e-5 <= share.min() < 0.1
+    assert 0.9 < share.max() <= 1 + 1e-5
+    assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * 100)
+
+
+def test_draws_are_apart() -> None:
+    """No field is another one's share of its range."""
+    config = CameraConfig(**RANGES)
+    cameras = [draw_camera(np.random.default_rng(n), config) for n in range(400)]
+    drawn = np.array([[getattr(camera, name) for name in RANGES] for camera in cameras])
+    off = np.corrcoef(drawn.T) - np.eye(len(RANGES))
+    assert np.abs(off).max() < 4 / np.sqrt(400)
 
 
 def test_every_preset_says_where_it_comes_from() -> None:

@@ -263,6 +263,50 @@ def test_a_drift_is_smooth_and_reaches_what_was_drawn() -> None:
         assert np.abs(np.diff(shifts, 2, axis=0)).max() < 0.15, "no corner in px per step"
 
 
+def turns_and_zooms(path: Motion) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees and percent at every time sample, read off the warps (T, 3, 3)."""
+    a, b = path.warps[:, 0, 0], path.warps[:, 1, 0]
+    assert np.allclose(path.warps[:, :2, :2], np.array([[a, -b], [b, a]]).transpose(2, 0, 1))
+    return np.degrees(np.arctan2(b, a)), 100 * (np.hypot(a, b) - 1)
+
+
+@pytest.mark.parametrize("family", ["affine", "saccade", "loop"])
+@pytest.mark.parametrize("seed", range(10))
+def test_turn_and_zoom_are_linear_and_as_the_facts_say(family: str, seed: int) -> None:
+    path = motion(seed, MotionConfig(family, rotation_deg=40.0, zoom_percent=30.0))
+    turn, zoom = turns_and_zooms(path)
+    share = path.t_us / path.duration_us
+    assert np.allclose(turn, share * path.facts["rotation_deg"], atol=1e-9)
+    assert np.allclose(zoom, share * path.facts["zoom_percent"], atol=1e-9)
+    assert min(abs(turn[-1]), abs(zoom[-1])) > 0.01
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_drift_turns_and_zooms_as_far_as_the_facts_say(seed: int) -> None:
+    path = motion(seed, MotionConfig("drift", rotation_deg=40.0, zoom_percent=30.0))
+    turn, zoom = turns_and_zooms(path)
+    assert np.abs(turn).max() == pytest.approx(path.facts["rotation_deg"], rel=0.02)
+    assert np.abs(zoom).max() == pytest.approx(path.facts["zoom_percent"], rel=0.02)
+    assert turn[0] == zoom[0] == 0
+    assert abs(np.corrcoef(turn, zoom)[0, 1]) < 0.999, "each walks for itself"
+
+
+@pytest.mark.parametrize("family", ["saccade", "loop"])
+def test_a_polygon_stands_aslant_as_the_facts_say(family: str) -> None:
+    aslant = []
+    for seed in range(40):
+        config = MotionConfig(family, rotation_deg=20.0, translation_px=(6.0, 6.0))
+        path = motion(seed, config)
+        corner = at_parts(path, 3 if family == "saccade" else 4)[2]  # (-6, 0), or (+-6, +-6)
+        upright = 180.0 if family == "saccade" else 45.0
+        degrees = np.degrees(np.arctan2(corner[1], corner[0])) - upright
+        off = (degrees - path.facts["aslant_deg"] + 45) % (360 if family == "saccade" else 90) - 45
+        assert abs(off) < 3, "corners are cut by up to half a step"
+        aslant.append(path.facts["aslant_deg"])
+    assert min(aslant) < -15
+    assert max(aslant) > 15
+
+
 def test_splines_pass_their_knots() -> None:
     knots = np.random.default_rng(0).normal(size=7)
     assert np.allclose(spline(knots, np.linspace(0, 1, 7)), knots)

@@ -14,6 +14,7 @@ from conftest import smooth_picture
 from PIL import Image
 
 from ezsr_shards.sample import Sample
+from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.work import make_sample
@@ -109,6 +110,26 @@ def test_draws_fill_their_ranges_and_are_separate() -> None:
         assert high - 0.1 * (high - low) < max(values) <= high
     assert abs(np.corrcoef(on, off)[0, 1]) < 0.3
     assert families == {"affine"}
+
+
+def test_every_view_of_every_picture_has_its_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same ones when it is made again."""
+    seeds: list[int] = []
+
+    def draw(rng: np.random.Generator, config: CameraConfig, seed: int = 0) -> Camera:
+        seeds.append(seed)
+        return draw_camera(rng, config, seed)
+
+    monkeypatch.setattr("ezsr_synth.work.draw_camera", draw)
+    rgb = smooth_picture(0, 60, 80)
+    for _ in range(2):
+        for seed in (0, 1):
+            for key in ("a", "b"):
+                for view in (0, 1):
+                    record = ImageRecord(key, "source", lambda: b"")
+                    make_sample(record, rgb, view, replace(CONFIG, seed=seed))
+    assert len(set(seeds[:8])) == 8
+    assert seeds[8:] == seeds[:8]
 
 
 def test_capped_says_whether_the_cap_was_reached() -> None:

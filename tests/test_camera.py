@@ -13,7 +13,7 @@ from ezsr_shards.errors import ConfigError
 from ezsr_shards.events import EventStream
 from ezsr_synth import kernels
 from ezsr_synth.camera import Camera, draw_camera
-from ezsr_synth.config import CameraConfig, SensorSize
+from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.kernels import compile_kernels, read_rows
 from ezsr_synth.motion import Motion
 from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, list_presets
@@ -342,11 +342,20 @@ def test_every_preset_says_where_it_comes_from() -> None:
         ({"timestamp_us": 0}, "camera.timestamp_us"),
         ({"log_floor": 1e-7}, "camera.log_floor"),
         ({"hot_pixel_hz": (0.0, 10.0)}, "camera.hot_pixel_hz"),
+        ({"threshold_on": (7.0, 8.0)}, r"threshold_on \(7.0, 8.0\): .* 6.91 apart .* below that"),
+        ({"threshold_off": (2.5, 8.0), "log_floor": 0.1}, "threshold_off .* 2.4 apart"),
     ],
 )
 def test_impossible_cameras_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CameraConfig(**values)  # type: ignore[arg-type]
+
+
+def test_a_clock_slower_than_a_path_is_refused_whatever_its_share() -> None:
+    camera = CameraConfig(timestamp_us=50_000)
+    SynthConfig(motion=MotionConfig("saccade,loop"), camera=camera)
+    with pytest.raises(ConfigError, match=r"timestamp_us 50000: .*duration_us 50000 \(affine\)"):
+        SynthConfig(motion=MotionConfig("saccade:9,affine"), camera=camera)
 
 
 def test_kernels_compile_before_the_work() -> None:

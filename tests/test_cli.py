@@ -122,6 +122,7 @@ def test_what_can_be_named_is_listed(
         (["--seed", "x"], "seed"),
         (["--fit", "stretch"], "fit"),
         (["--views", "0"], "views"),
+        (["--max-events", "50"], "max_events 50: no sample would have min_events 100; raise"),
         (["--camera.threshold-on", "[0.3,0.1]"], "swap"),
         (["--camera.threshold-on", "[-0.3,0.1]"], "threshold_on"),
         (["--camera.log-floor", "1e-7"], "log_floor"),

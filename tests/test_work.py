@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from math import cos, radians, sin
 
@@ -16,6 +17,7 @@ from PIL import Image
 from ezsr_shards.sample import Sample
 from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
+from ezsr_synth.decode import PictureError
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.work import make_sample
 
@@ -130,6 +132,24 @@ def test_every_view_of_every_picture_has_its_own_pixels(monkeypatch: pytest.Monk
                     make_sample(record, rgb, view, replace(CONFIG, seed=seed))
     assert len(set(seeds[:8])) == 8
     assert seeds[8:] == seeds[:8]
+
+
+@pytest.mark.parametrize(
+    ("most", "clock_us", "reason"),
+    [
+        (50, 20_000, r"max_events 50 leaves 0 events, .* \(camera.timestamp_us 20000\); raise max"),
+        (10**6, 1, r"view 0: \d+ events, min_events is 50000$"),
+    ],
+)
+def test_too_few_events_say_whether_the_cap_or_the_picture_is_to_blame(
+    most: int, clock_us: int, reason: str
+) -> None:
+    least = min(most, 50_000)
+    config = replace(CONFIG, max_events=most, min_events=least)
+    config = replace(config, camera=CameraConfig(timestamp_us=clock_us))
+    with pytest.raises(PictureError) as failed:
+        sample_of(1, config)
+    assert re.search(reason, failed.value.detail)
 
 
 def test_capped_says_whether_the_cap_was_reached() -> None:

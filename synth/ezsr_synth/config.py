@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from math import atan, atan2, cos, hypot, radians, sin, tan
+from math import atan, atan2, cos, hypot, log, radians, sin, tan
 from typing import Any, Literal
 
 from ezsr_shards.errors import ConfigError, check_number
@@ -191,6 +191,17 @@ class CameraConfig:
         check_number("camera.row_readout_us", self.row_readout_us, 0.0, 1000.0)
         check_number("camera.lens_blur_px", self.lens_blur_px, 0.0, 20.0)
         check_number("camera.log_floor", self.log_floor, 1e-3, 1.0)
+        self._check_thresholds()
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds that no change of light, from black to white or back, can reach."""
+        most = log((1 + self.log_floor) / self.log_floor)
+        for name in ("threshold_on", "threshold_off"):
+            if getattr(self, name)[0] > most:
+                raise ConfigError(
+                    f"camera.{name} {getattr(self, name)}: black and white are {most:.3g} apart "
+                    f"with camera.log_floor {self.log_floor}; begin the range below that"
+                )
 
 
 def _fill(config: Any, values: Values) -> None:
@@ -231,11 +242,25 @@ class SynthConfig:
         check_number("views", self.views, 1, 100)
         check_number("seed", self.seed, 0, 2**63 - 1)
         check_number("max_events", self.max_events, 1, 50_000_000)
-        check_number("min_events", self.min_events, 0, self.max_events)
+        check_number("min_events", self.min_events, 0, 50_000_000)
+        if self.max_events < self.min_events:
+            raise ConfigError(
+                f"max_events {self.max_events}: no sample would have min_events "
+                f"{self.min_events}; raise the one or lower the other"
+            )
         check_number("jpeg_quality", self.jpeg_quality, 1, 100)
         check_number("max_pixels", self.max_pixels, 1, 178_000_000)  # Pillow refuses more
         for family in self.motion.weights():
             self._check_path(family, self.motion.of(family))
+            self._check_clock(family, self.motion.of(family))
+
+    def _check_clock(self, family: str, motion: MotionConfig) -> None:
+        """Refuse clocks that do not tick within the path, after its start."""
+        if self.camera.timestamp_us >= motion.duration_us:
+            raise ConfigError(
+                f"camera.timestamp_us {self.camera.timestamp_us}: every event would be at 0; keep "
+                f"it under motion.duration_us {motion.duration_us} ({family})"
+            )
 
     def _check_path(self, family: str, motion: MotionConfig) -> None:
         """Refuse paths of one family on which this sensor would lose sight of the picture."""

@@ -342,6 +342,14 @@ def test_every_preset_says_where_it_comes_from() -> None:
         ({"timestamp_us": 0}, "camera.timestamp_us"),
         ({"log_floor": 1e-7}, "camera.log_floor"),
         ({"hot_pixel_hz": (0.0, 10.0)}, "camera.hot_pixel_hz"),
+        ({"threshold_on": 0.2}, "camera.threshold_on 0.2: give two numbers"),
+        ({"threshold_on": (0.1,)}, r"camera.threshold_on \(0.1,\): give two numbers"),
+        ({"threshold_on": (0.1, "a")}, "camera.threshold_on 'a': give a number from 0.01 to 10"),
+        ({"threshold_on": "ab"}, "camera.threshold_on 'ab': give two numbers"),
+        ({"timestamp_us": 7.5}, "camera.timestamp_us 7.5: give a whole number"),
+        ({"timestamp_us": True}, "camera.timestamp_us True: give a whole number"),
+        ({"random_phase": "no"}, "camera.random_phase 'no': give true or false"),
+        ({"preset": ["ideal"]}, r"camera.preset \['ideal'\]: give a name"),
         ({"threshold_on": (7.0, 8.0)}, r"threshold_on \(7.0, 8.0\): .* 6.91 apart .* below that"),
         ({"threshold_off": (2.5, 8.0), "log_floor": 0.1}, "threshold_off .* 2.4 apart"),
     ],
@@ -349,6 +357,23 @@ def test_every_preset_says_where_it_comes_from() -> None:
 def test_impossible_cameras_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CameraConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fit": "Contain"}, "fit 'Contain': give cover or contain"),
+        ({"views": 1.5}, "views 1.5: give a whole number"),
+        ({"size": (224, 224)}, r"size \(224, 224\): give a SensorSize"),
+        ({"motion": "drift"}, "motion 'drift': give a MotionConfig"),
+        ({"contain_scale": 0.5}, "contain_scale 0.5: give two numbers"),
+    ],
+)
+def test_configurations_of_other_kinds_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SynthConfig(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"size 224.5x224: .* whole pixels"):
+        SensorSize(224.5, 224)  # type: ignore[arg-type]
 
 
 def test_a_clock_slower_than_a_path_is_refused_whatever_its_share() -> None:

@@ -338,6 +338,17 @@ def test_impossible_families_are_refused(family: str, message: str) -> None:
         MotionConfig(family)
 
 
+def test_a_tilt_is_for_families_that_tilt() -> None:
+    with pytest.raises(ConfigError, match=r"motion.tilt_deg 5.0: affine,drift does not tilt"):
+        MotionConfig("affine,drift", tilt_deg=5.0)
+    assert MotionConfig("affine", tilt_deg=0.0).tilt_deg == 0
+    mixture = MotionConfig("affine,homography", tilt_deg=5.0)
+    assert mixture.of("affine").tilt_deg == 0
+    assert mixture.of("homography").tilt_deg == 5
+    with pytest.raises(ConfigError, match=r"motion.family None: give a name"):
+        MotionConfig(None)  # type: ignore[arg-type]
+
+
 def test_a_motion_larger_than_the_sensor_is_refused_whatever_its_share() -> None:
     with pytest.raises(ConfigError, match=r"motion.translation_px .*affine.* 8x8"):
         SynthConfig(size=SensorSize(8, 8), motion=MotionConfig("saccade:9,affine:1"))

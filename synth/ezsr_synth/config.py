@@ -25,9 +25,10 @@ class SensorSize:
 
     def __post_init__(self) -> None:
         """Refuse sensors that no camera has."""
-        if not (8 <= self.width <= MAX_SIDE_PX and 8 <= self.height <= MAX_SIDE_PX):
+        sides = (self.width, self.height)
+        if not all(isinstance(side, int) and 8 <= side <= MAX_SIDE_PX for side in sides):
             raise ConfigError(
-                f"size {self}: give WxH with both sides from 8 to {MAX_SIDE_PX} pixels"
+                f"size {self}: give WxH with both sides from 8 to {MAX_SIDE_PX} whole pixels"
             )
 
     @property
@@ -76,6 +77,7 @@ class MotionConfig:
 
     def __post_init__(self) -> None:
         """Take a family's values where none are given; refuse paths that cannot be simulated."""
+        _check_kind("motion.family", self.family, str)
         weights = self.weights()
         if len(weights) == 1:
             _fill(self, MOTIONS[next(iter(weights))])
@@ -90,6 +92,11 @@ class MotionConfig:
         ):
             if getattr(self, name) is not None:
                 check_number(f"motion.{name}", getattr(self, name), least, most)
+        if self.tilt_deg and not any(MOTIONS[family]["tilt_deg"] for family in weights):
+            raise ConfigError(
+                f"motion.tilt_deg {self.tilt_deg}: {self.family} does not tilt; leave it out, or "
+                f"give motion homography"
+            )
 
     def weights(self) -> dict[str, float]:
         """Return each family's share of the samples."""
@@ -109,7 +116,8 @@ class MotionConfig:
 
     def of(self, family: str) -> MotionConfig:
         """Return the configuration of one family of the mixture."""
-        return replace(self, family=family)
+        tilt_deg = self.tilt_deg if MOTIONS[family]["tilt_deg"] else PRESET
+        return replace(self, family=family, tilt_deg=tilt_deg)
 
     def nearness(self, size: SensorSize, tilt_deg: float) -> float:
         """Return how near the picture is, at the least, where a corner of the sensor sees it.
@@ -172,6 +180,7 @@ class CameraConfig:
 
     def __post_init__(self) -> None:
         """Take the preset's values where none are given; refuse cameras that cannot be."""
+        _check_kind("camera.preset", self.preset, str)
         if self.preset not in CAMERAS:
             raise ConfigError(f"camera {self.preset!r}: give one of {', '.join(CAMERAS)}")
         _fill(self, CAMERAS[self.preset])
@@ -187,6 +196,7 @@ class CameraConfig:
             ("hot_pixel_hz", 0.01, 10_000.0),
         ):
             check_range(f"camera.{name}", getattr(self, name), least, most)
+        _check_kind("camera.random_phase", self.random_phase, bool)
         check_number("camera.timestamp_us", self.timestamp_us, 1, 100_000)
         check_number("camera.row_readout_us", self.row_readout_us, 0.0, 1000.0)
         check_number("camera.lens_blur_px", self.lens_blur_px, 0.0, 20.0)
@@ -238,6 +248,14 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict one another."""
+        for name, kind in (
+            ("size", SensorSize),
+            ("motion", MotionConfig),
+            ("camera", CameraConfig),
+        ):
+            _check_kind(name, getattr(self, name), kind)
+        if self.fit not in ("cover", "contain"):
+            raise ConfigError(f"fit {self.fit!r}: give cover or contain")
         check_range("contain_scale", self.contain_scale, 0.05, 1.0)
         check_number("views", self.views, 1, 100)
         check_number("seed", self.seed, 0, 2**63 - 1)
@@ -281,8 +299,16 @@ class SynthConfig:
 
 def check_range(field_name: str, value: Range, least: float, most: float) -> None:
     """Raise ConfigError unless value is an ordered pair inside [least, most]."""
-    low, high = value
-    if low > high:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f"{field_name} {value!r}: give two numbers, least and most")
+    for end in value:
+        check_number(field_name, end, least, most)
+    if value[0] > value[1]:
         raise ConfigError(f"{field_name} {value}: the first value is the larger; swap them")
-    check_number(field_name, low, least, most)
-    check_number(field_name, high, least, most)
+
+
+def _check_kind(field_name: str, value: object, kind: type) -> None:
+    """Raise ConfigError unless value is of the kind that its field holds."""
+    if not isinstance(value, kind):
+        remedy = {str: "a name", bool: "true or false"}.get(kind, f"a {kind.__name__}")
+        raise ConfigError(f"{field_name} {value!r}: give {remedy}")

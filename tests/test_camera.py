@@ -16,7 +16,7 @@ from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.kernels import compile_kernels, read_rows
 from ezsr_synth.motion import Motion
-from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, list_presets
+from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, LEAST_CONTRAST, VALUE_SOURCES, list_presets
 from ezsr_synth.randomness import seed_of
 from ezsr_synth.simulate import simulate
 
@@ -322,7 +322,10 @@ def test_draws_are_apart() -> None:
 
 
 def test_every_preset_says_where_it_comes_from() -> None:
-    assert CAMERA_SOURCES.keys() == CAMERAS.keys()
+    assert CAMERA_SOURCES.keys() == CAMERAS.keys() == {"ideal", *LEAST_CONTRAST}
+    assert all(VALUE_SOURCES.keys() == values.keys() for values in CAMERAS.values())
+    for text in (*CAMERA_SOURCES.values(), *VALUE_SOURCES.values()):
+        assert text in list_presets("cameras")
     ideal = CameraConfig("ideal")
     assert not ideal.random_phase
     for name in CAMERAS:
@@ -330,6 +333,15 @@ def test_every_preset_says_where_it_comes_from() -> None:
         assert CameraConfig(name).log_floor >= 1e-3
         assert name == "ideal" or CameraConfig(name).random_phase
     assert CameraConfig("atis", leak_hz=(0.0, 0.0)).leak_hz == (0.0, 0.0)
+
+
+def test_thresholds_begin_at_the_least_contrast_of_the_data_sheet() -> None:
+    """As the presets say: to a hundredth of log intensity, and gen3-vga's a third above."""
+    for name, contrast in LEAST_CONTRAST.items():
+        least = np.log1p(contrast) * (4 / 3 if name == "gen3-vga" else 1)
+        assert f"least contrast {100 * contrast:g}" in CAMERA_SOURCES[name]
+        for threshold in ("threshold_on", "threshold_off"):
+            assert abs(CAMERAS[name][threshold][0] - least) < 0.005
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def test_the_middle_moves_by_the_translation_drawn(seed: int) -> None:
     assert 5.0 <= np.linalg.norm(end[:2]) <= 9.0
 
 
+def test_a_path_too_fast_for_its_steps_says_how_large_they_became() -> None:
+    fast = motion(1, MotionConfig(duration_us=100, translation_px=(40.0, 40.0), max_step_px=0.2))
+    assert fast.t_us.tolist() == list(range(101))
+    steps = np.linalg.norm(np.diff(fast.corners(SIZE), axis=0), axis=-1)
+    assert fast.facts["largest_step_px"] == pytest.approx(steps.max())
+    assert fast.facts["largest_step_px"] > 0.2
+    for family in MOTIONS:
+        assert "largest_step_px" not in motion(1, MotionConfig(family)).facts
+
+
 def test_path_is_linear_in_time_and_ends_when_configured() -> None:
     path = motion(3, MotionConfig(duration_us=7001, rotation_deg=0))
     assert path.t_us[0] == 0

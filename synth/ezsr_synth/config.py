@@ -73,7 +73,8 @@ class MotionConfig:
     tilt_deg: float = PRESET
     """Most tilt of the picture's plane over the whole path, in degrees (homography)."""
     max_step_px: float = 0.5
-    """Most that any point of the picture moves between two time samples."""
+    """Most that any point of the picture moves between two time samples, which are a microsecond
+    apart or more: the JSON of a sample that was too fast for it tells the largest step."""
 
     def __post_init__(self) -> None:
         """Take a family's values where none are given; refuse paths that cannot be simulated."""

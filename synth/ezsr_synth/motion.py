@@ -95,8 +95,9 @@ def sample_path(
     """Choose time samples so that no point of the sensor moves more than `max_step_px` between two.
 
     It is measured at the corners, the middles of the sides and the centre. Time samples are whole
-    microseconds, at most one per microsecond. A path that turns or changes its speed has at least
-    16 of them for each of its bends.
+    microseconds, at most one per microsecond; where that is too few, the `facts` tell the largest
+    step as `largest_step_px`. A path that turns or changes its speed has at least 16 of them for
+    each of its bends.
     """
     steps = min(1 + 16 * bends, config.duration_us)
     while True:
@@ -105,5 +106,7 @@ def sample_path(
         seen = warp_points(warps, size, 3)
         largest = float(np.hypot(*np.moveaxis(np.diff(seen, axis=0), -1, 0)).max())
         if largest <= config.max_step_px or steps == config.duration_us:
+            if largest > config.max_step_px:
+                facts = {**facts, "largest_step_px": largest}
             return Motion(warps, t_us, {**facts, "duration_us": config.duration_us})
         steps = min(config.duration_us, max(steps + 1, ceil(steps * largest / config.max_step_px)))

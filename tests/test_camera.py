@@ -176,6 +176,15 @@ def test_hot_pixels_are_as_many_and_as_hot_as_told() -> None:
     assert abs(np.median(np.log(rates)) - np.log(np.sqrt(20 * 200))) < 0.5
 
 
+@pytest.mark.parametrize("refractory_us", [1000.0, 20_000.0])
+def test_hot_pixels_wait_for_their_rest(refractory_us: float) -> None:
+    """1 / (1 / f + r), as told beside `CameraConfig.hot_pixel_hz`."""
+    hot = {"hot_pixels": 0.05, "hot_pixel_hz": (100.0, 100.0)}
+    camera = Camera(0.2, 0.2, refractory_us=refractory_us, seed=4, **hot)  # type: ignore[arg-type]
+    rates = [len(part) / SECONDS for part in of_pixels(still(camera)).values()]
+    assert np.median(rates) == pytest.approx(1 / (1 / 100 + refractory_us * 1e-6), rel=0.02)
+
+
 @pytest.mark.parametrize("refractory_us", [1.0, 700.0, 40_000.0])
 def test_no_pixel_fires_while_it_rests(refractory_us: float) -> None:
     for seed in range(10):

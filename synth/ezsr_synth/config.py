@@ -169,7 +169,8 @@ class CameraConfig:
     hot_pixels: Range = PRESET
     """Share of pixels that fire ON events all the time."""
     hot_pixel_hz: Range = PRESET
-    """Least and most rate of a hot pixel; each has its own."""
+    """Least and most rate of a hot pixel; each has its own f, less with a refractory period r:
+    1 / (1 / f + r)."""
     timestamp_us: int = PRESET
     """Time stamps are multiples of this many microseconds."""
     row_readout_us: float = PRESET

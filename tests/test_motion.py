@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import CubicHermiteSpline
 
 from ezsr_shards.errors import ConfigError
 from ezsr_synth.config import LEAST_NEARNESS, MotionConfig, SensorSize, SynthConfig
@@ -299,6 +300,32 @@ def test_a_drift_turns_and_zooms_as_far_as_the_facts_say(seed: int) -> None:
     assert np.abs(zoom).max() == pytest.approx(path.facts["zoom_percent"], rel=0.02)
     assert turn[0] == zoom[0] == 0
     assert abs(np.corrcoef(turn, zoom)[0, 1]) < 0.999, "each walks for itself"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_facts_of_a_drift_tell_its_whole_path(seed: int) -> None:
+    """Through another library's splines: the slope at a knot is that between its neighbours."""
+    path = motion(seed, MotionConfig("drift", rotation_deg=40.0, zoom_percent=30.0))
+    knots = np.array(path.facts["knots"])
+    assert knots.shape == (4, 7)
+    at = np.linspace(0, path.duration_us, knots.shape[1])
+    slopes = np.gradient(knots, at[1], axis=1)
+    told = CubicHermiteSpline(at, knots, slopes, axis=1)(path.t_us)
+    turn, zoom = turns_and_zooms(path)
+    assert np.allclose(told, [*middle_path(path).T, turn, zoom], atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_facts_of_a_loop_tell_its_whole_path(seed: int) -> None:
+    path = motion(seed, MotionConfig("loop", rotation_deg=20.0))
+    corners = np.array([*path.facts["corners"], path.facts["corners"][0]])
+    moments = np.linspace(0, path.duration_us, 5)
+    x, y = path.facts["translation_px"] * np.array(
+        [np.interp(path.t_us, moments, row) for row in corners.T]
+    )
+    a = np.radians(path.facts["aslant_deg"])
+    told = np.column_stack([x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)])
+    assert np.allclose(middle_path(path), told, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", ["saccade", "loop"])

@@ -82,6 +82,16 @@ def test_the_json_states_the_thresholds_that_fired(n: int) -> None:
     assert counts[1].sum() > 1.3 * counts[0].sum(), "the lower threshold fires more often"
 
 
+def test_the_json_states_the_lens_and_the_floor_that_no_preset_tells() -> None:
+    plain = sample_of(0, replace(CONFIG, camera=CameraConfig("atis", log_floor=0.1)))
+    assert not {"lens_blur_px", "log_floor"} & plain.meta["camera"].keys()
+    other = sample_of(
+        0, replace(CONFIG, camera=CameraConfig("atis", log_floor=0.2, lens_blur_px=1.0))
+    )
+    assert other.meta["camera"]["log_floor"] == 0.2
+    assert other.meta["camera"]["lens_blur_px"] == 1.0
+
+
 def test_on_is_brighter() -> None:
     """A bright square that enters a dark scene from one side fires ON there, and OFF behind."""
     rgb = np.full((150, 200, 3), 10, np.uint8)

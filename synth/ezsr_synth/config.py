@@ -205,6 +205,12 @@ class CameraConfig:
         check_number("camera.log_floor", self.log_floor, 1e-3, 1.0)
         self._check_thresholds()
 
+    def scene_facts(self) -> dict[str, float]:
+        """Return what was given instead of the preset's lens and floor, for the sample's JSON."""
+        named = {name: getattr(self, name) for name in ("lens_blur_px", "log_floor")}
+        preset = CAMERAS[self.preset]
+        return {name: value for name, value in named.items() if value != preset[name]}
+
     def _check_thresholds(self) -> None:
         """Refuse thresholds that no change of light, from black to white or back, can reach."""
         most = log((1 + self.log_floor) / self.log_floor)

@@ -111,7 +111,11 @@ def make_sample(
         "class_name": record.class_name,
         "seed": config.seed,
         "view": view,
-        "camera": {"preset": config.camera.preset, **camera.facts()},
+        "camera": {
+            "preset": config.camera.preset,
+            **camera.facts(),
+            **config.camera.scene_facts(),
+        },
         "motion": motion.facts,
         "fit": config.fit,
         "capped": events.duration_us < motion.duration_us,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,10 +13,10 @@ from ezsr_shards.errors import ConfigError
 from ezsr_shards.events import EventStream
 from ezsr_synth import kernels
 from ezsr_synth.camera import Camera, draw_camera
-from ezsr_synth.config import CameraConfig, SensorSize
+from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.kernels import compile_kernels
 from ezsr_synth.motion import Motion
-from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, list_presets
+from ezsr_synth.presets import CAMERA_SOURCES, CAMERAS, LEAST_CONTRAST, VALUE_SOURCES, list_presets
 from ezsr_synth.randomness import seed_of
 from ezsr_synth.readout import compile_readout, read_rows
 from ezsr_synth.simulate import simulate
@@ -177,6 +177,15 @@ def test_hot_pixels_are_as_many_and_as_hot_as_told() -> None:
     assert abs(np.median(np.log(rates)) - np.log(np.sqrt(20 * 200))) < 0.5
 
 
+@pytest.mark.parametrize("refractory_us", [1000.0, 20_000.0])
+def test_hot_pixels_wait_for_their_rest(refractory_us: float) -> None:
+    """1 / (1 / f + r), as told beside `CameraConfig.hot_pixel_hz`."""
+    hot = {"hot_pixels": 0.05, "hot_pixel_hz": (100.0, 100.0)}
+    camera = Camera(0.2, 0.2, refractory_us=refractory_us, seed=4, **hot)  # type: ignore[arg-type]
+    rates = [len(part) / SECONDS for part in of_pixels(still(camera)).values()]
+    assert np.median(rates) == pytest.approx(1 / (1 / 100 + refractory_us * 1e-6), rel=0.02)
+
+
 @pytest.mark.parametrize("refractory_us", [1.0, 700.0, 40_000.0])
 def test_no_pixel_fires_while_it_rests(refractory_us: float) -> None:
     for seed in range(10):
@@ -301,8 +310,58 @@ def test_caps_and_blocks_cut_real_cameras_as_they_cut_the_ideal(
                 assert np.array_equal(getattr(whole, column)[kept], getattr(cut, column))
 
 
+RANGES = {
+    "threshold_on": (0.11, 0.19),
+    "threshold_off": (0.31, 0.39),
+    "threshold_mismatch": (0.01, 0.05),
+    "refractory_us": (110.0, 190.0),
+    "bandwidth_hz": (210.0, 290.0),
+    "leak_hz": (0.2, 0.28),
+    "shot_noise_hz": (1.0, 1.8),
+    "hot_pixels": (0.06, 0.09),
+}
+SETTINGS = {
+    "random_phase": True,
+    "hot_pixel_hz": (31.0, 37.0),
+    "timestamp_us": 7,
+    "row_readout_us": 2.5,
+}
+OF_THE_SCENE = {"preset", "lens_blur_px", "log_floor"}  # which no pixel decides
+
+
+def test_every_field_of_a_camera_is_drawn_or_passed_on() -> None:
+    assert {f.name for f in fields(CameraConfig)} == RANGES.keys() | SETTINGS.keys() | OF_THE_SCENE
+    assert {f.name for f in fields(Camera)} == {*RANGES, *SETTINGS, "seed"}
+    camera = draw_camera(np.random.default_rng(0), CameraConfig(**SETTINGS), seed=99)
+    assert {name: getattr(camera, name) for name in SETTINGS} == SETTINGS
+    assert camera.seed == 99
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_draws_fill_the_field_s_own_range(name: str) -> None:
+    low, high = RANGES[name]
+    config = CameraConfig(**RANGES)
+    drawn = [getattr(draw_camera(np.random.default_rng(n), config), name) for n in range(100)]
+    share = (np.array(drawn) - low) / (high - low)
+    assert -1e-5 <= share.min() < 0.1
+    assert 0.9 < share.max() <= 1 + 1e-5
+    assert abs(share.mean() - 0.5) < 4 / np.sqrt(12 * 100)
+
+
+def test_draws_are_apart() -> None:
+    """No field is another one's share of its range."""
+    config = CameraConfig(**RANGES)
+    cameras = [draw_camera(np.random.default_rng(n), config) for n in range(400)]
+    drawn = np.array([[getattr(camera, name) for name in RANGES] for camera in cameras])
+    off = np.corrcoef(drawn.T) - np.eye(len(RANGES))
+    assert np.abs(off).max() < 4 / np.sqrt(400)
+
+
 def test_every_preset_says_where_it_comes_from() -> None:
-    assert CAMERA_SOURCES.keys() == CAMERAS.keys()
+    assert CAMERA_SOURCES.keys() == CAMERAS.keys() == {"ideal", *LEAST_CONTRAST}
+    assert all(VALUE_SOURCES.keys() == values.keys() for values in CAMERAS.values())
+    for text in (*CAMERA_SOURCES.values(), *VALUE_SOURCES.values()):
+        assert text in list_presets("cameras")
     ideal = CameraConfig("ideal")
     assert not ideal.random_phase
     for name in CAMERAS:
@@ -310,6 +369,15 @@ def test_every_preset_says_where_it_comes_from() -> None:
         assert CameraConfig(name).log_floor >= 1e-3
         assert name == "ideal" or CameraConfig(name).random_phase
     assert CameraConfig("atis", leak_hz=(0.0, 0.0)).leak_hz == (0.0, 0.0)
+
+
+def test_thresholds_begin_at_the_least_contrast_of_the_data_sheet() -> None:
+    """As the presets say: to a hundredth of log intensity, and gen3-vga's a third above."""
+    for name, contrast in LEAST_CONTRAST.items():
+        least = np.log1p(contrast) * (4 / 3 if name == "gen3-vga" else 1)
+        assert f"least contrast {100 * contrast:g}" in CAMERA_SOURCES[name]
+        for threshold in ("threshold_on", "threshold_off"):
+            assert abs(CAMERAS[name][threshold][0] - least) < 0.005
 
 
 @pytest.mark.parametrize(
@@ -322,11 +390,45 @@ def test_every_preset_says_where_it_comes_from() -> None:
         ({"timestamp_us": 0}, "camera.timestamp_us"),
         ({"log_floor": 1e-7}, "camera.log_floor"),
         ({"hot_pixel_hz": (0.0, 10.0)}, "camera.hot_pixel_hz"),
+        ({"threshold_on": 0.2}, "camera.threshold_on 0.2: give two numbers"),
+        ({"threshold_on": (0.1,)}, r"camera.threshold_on \(0.1,\): give two numbers"),
+        ({"threshold_on": (0.1, "a")}, "camera.threshold_on 'a': give a number from 0.01 to 10"),
+        ({"threshold_on": "ab"}, "camera.threshold_on 'ab': give two numbers"),
+        ({"timestamp_us": 7.5}, "camera.timestamp_us 7.5: give a whole number"),
+        ({"timestamp_us": True}, "camera.timestamp_us True: give a whole number"),
+        ({"random_phase": "no"}, "camera.random_phase 'no': give true or false"),
+        ({"preset": ["ideal"]}, r"camera.preset \['ideal'\]: give a name"),
+        ({"threshold_on": (7.0, 8.0)}, r"threshold_on \(7.0, 8.0\): .* 6.91 apart .* below that"),
+        ({"threshold_off": (2.5, 8.0), "log_floor": 0.1}, "threshold_off .* 2.4 apart"),
     ],
 )
 def test_impossible_cameras_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         CameraConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fit": "Contain"}, "fit 'Contain': give cover or contain"),
+        ({"views": 1.5}, "views 1.5: give a whole number"),
+        ({"size": (224, 224)}, r"size \(224, 224\): give a SensorSize"),
+        ({"motion": "drift"}, "motion 'drift': give a MotionConfig"),
+        ({"contain_scale": 0.5}, "contain_scale 0.5: give two numbers"),
+    ],
+)
+def test_configurations_of_other_kinds_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SynthConfig(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"size 224.5x224: .* whole pixels"):
+        SensorSize(224.5, 224)  # type: ignore[arg-type]
+
+
+def test_a_clock_slower_than_a_path_is_refused_whatever_its_share() -> None:
+    camera = CameraConfig(timestamp_us=50_000)
+    SynthConfig(motion=MotionConfig("saccade,loop"), camera=camera)
+    with pytest.raises(ConfigError, match=r"timestamp_us 50000: .*duration_us 50000 \(affine\)"):
+        SynthConfig(motion=MotionConfig("saccade:9,affine"), camera=camera)
 
 
 def test_kernels_compile_before_the_work() -> None:

@@ -116,12 +116,26 @@ def test_what_can_be_named_is_listed(
         (["--motion", "jump"], "motion 'jump': give one of"),
         (["--motion", "saccade:1,loop:-1"], "weight"),
         (["--camera.hot-pixels", "[0,1]"], "camera.hot_pixels"),
+        (["--motion.tilt-deg", "5"], "motion.tilt_deg 5.0: affine does not tilt"),
+        (["--camera.threshold-on", "0.2"], "threshold_on 0.2: give two numbers, [least,most]"),
+        (["--camera.threshold-on", "-1"], "threshold_on -1: give two numbers, [least,most]"),
+        (["--camera.threshold-on", "[0.1]"], "threshold_on [0.1]: give two numbers"),
+        (["--camera.threshold-on", "[a,1]"], "threshold_on ['a', 1]: give two numbers"),
+        (["--camera.threshold-on", ""], "threshold_on '': give two numbers"),
+        (["--contain-scale", "0.5"], "contain_scale 0.5: give two numbers"),
+        (["--motion.rotation-deg", "x"], "motion.rotation_deg x: give a number"),
+        (["--motion.max-step-px", "x"], "motion.max_step_px x: give a number"),
+        (["--motion.duration-us", "1.5"], "motion.duration_us 1.5: give a whole number"),
+        (["--views", "1.5"], "views 1.5: give a whole number"),
+        (["--camera.random-phase", "maybe"], "camera.random_phase maybe: give true or false"),
+        (["--fit", "Cover"], "fit Cover: give cover or contain"),
         (["--size", "224"], "224x224"),
         (["--size", "4x4"], "both sides"),
         (["--seed", "-1"], "seed"),
         (["--seed", "x"], "seed"),
         (["--fit", "stretch"], "fit"),
         (["--views", "0"], "views"),
+        (["--max-events", "50"], "max_events 50: no sample would have min_events 100; raise"),
         (["--camera.threshold-on", "[0.3,0.1]"], "swap"),
         (["--camera.threshold-on", "[-0.3,0.1]"], "threshold_on"),
         (["--camera.log-floor", "1e-7"], "log_floor"),
@@ -148,6 +162,32 @@ def test_bad_options_get_one_sentence(
     assert said.count("\n") == 1, said
     assert said.startswith("ezsr-synth: ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "config: the file gives no option a value"),
+        ("# nothing yet\n", "config: the file gives no option a value"),
+        ("camera: atis\n", "camera 'atis': in a file, write 'preset: atis' on a line of its own"),
+        (
+            "motion: drift:2,loop\n",
+            "motion 'drift:2,loop': in a file, write 'family: drift:2,loop'",
+        ),
+        ("size: 64\n", "size 64: give text, in quotes"),
+        ("camera:\n  threshold_on: 0.2\n", "camera.threshold_on 0.2: give two numbers"),
+        ("camera: [1, 2]\n", "no mapping of options"),
+    ],
+)
+def test_files_that_miss_the_form_get_one_sentence(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    arguments = ["toy:2", str(tmp_path / "out"), "--config", str(tmp_path / "c.yaml")]
+    assert synth(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1, said
 
 
 @pytest.mark.parametrize("arguments", [[], ["only-images"]])

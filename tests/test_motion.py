@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import CubicHermiteSpline
 
 from ezsr_shards.errors import ConfigError
-from ezsr_synth.config import MotionConfig, SensorSize, SynthConfig
-from ezsr_synth.families import FAMILIES, spline
-from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.config import LEAST_NEARNESS, MotionConfig, SensorSize, SynthConfig
+from ezsr_synth.families import FAMILIES, draw_homography, spline
+from ezsr_synth.motion import Motion, draw_motion, sample_path
 from ezsr_synth.presets import MOTION_SOURCES, MOTIONS, list_presets
 from ezsr_synth.randomness import rng_for
 
@@ -40,6 +43,16 @@ def test_the_middle_moves_by_the_translation_drawn(seed: int) -> None:
     assert np.allclose(start[:2], 0)
     assert np.allclose(end[:2], path.facts["translation_px"])
     assert 5.0 <= np.linalg.norm(end[:2]) <= 9.0
+
+
+def test_a_path_too_fast_for_its_steps_says_how_large_they_became() -> None:
+    fast = motion(1, MotionConfig(duration_us=100, translation_px=(40.0, 40.0), max_step_px=0.2))
+    assert fast.t_us.tolist() == list(range(101))
+    steps = np.linalg.norm(np.diff(fast.corners(SIZE), axis=0), axis=-1)
+    assert fast.facts["largest_step_px"] == pytest.approx(steps.max())
+    assert fast.facts["largest_step_px"] > 0.2
+    for family in MOTIONS:
+        assert "largest_step_px" not in motion(1, MotionConfig(family)).facts
 
 
 def test_path_is_linear_in_time_and_ends_when_configured() -> None:
@@ -164,12 +177,171 @@ def test_a_tilted_plane_is_seen_in_perspective() -> None:
         assert np.allclose(seen[:2] / seen[2] - shift, point[:2], atol=1e-9)
 
 
+def corner_nearness(path: Motion, size: SensorSize) -> np.ndarray:
+    """1 over the distance of what each corner sees, in those of what the middle saw (T, 4)."""
+    middle = [(size.width - 1) / 2, (size.height - 1) / 2, 1.0]
+    sides = np.array([[x, y, 1] for y in (0, size.height - 1) for x in (0, size.width - 1)])
+    nearness = path.warps[:, 2] @ sides.T / (path.warps[:, 2] @ middle)[:, None]
+    return np.asarray(nearness)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.tuples(st.integers(8, 4096), st.integers(8, 4096)),
+    st.floats(0, 1),
+    st.floats(0, 180),
+    st.floats(0, 90),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_tilt_that_is_accepted_brings_the_horizon_into_sight(
+    sides: tuple[int, int], share: float, turn_deg: float, zoom_percent: float, seed: int
+) -> None:
+    """And the picture that the path needs stays a few sensors large."""
+    size = SensorSize(*sides)
+    config = MotionConfig(
+        "homography",
+        **{"translation_px": (0.0, 8.0), "rotation_deg": turn_deg, "zoom_percent": zoom_percent},
+        tilt_deg=share
+        * MotionConfig(
+            "homography", rotation_deg=turn_deg, zoom_percent=zoom_percent
+        ).largest_tilt_deg(size),
+        max_step_px=4.0,
+    )
+    assert SynthConfig(size=size, motion=config).motion == config
+    path = draw_motion(rng_for(seed, "key", 0, "motion"), config, size)
+    assert corner_nearness(path, size).min() >= LEAST_NEARNESS - 1e-9
+    corners = path.corners(size).reshape(-1, 2)
+    assert (corners.max(axis=0) - corners.min(axis=0)).max() < 8 * max(sides)
+
+
+class Ends(np.random.Generator):
+    """Draws turns of 20 degrees or more from within their range, all else at an end of its own."""
+
+    def uniform(self, low=0.0, high=1.0, size=None):  # type: ignore[no-untyped-def,override]
+        return super().uniform(low, high) if high >= 20 else self.choice([low, high], size)
+
+
+@pytest.mark.parametrize("sides", [(64, 64), (640, 240), (8, 4096), (4096, 8)])
+@pytest.mark.parametrize("turn_deg", [0.0, 20.0, 180.0])
+def test_the_nearness_foretold_is_the_least_of_all_tilts_and_turns(
+    sides: tuple[int, int], turn_deg: float
+) -> None:
+    """At the ends of the ranges, which chance hardly ever draws all at once."""
+    size = SensorSize(*sides)
+    config = MotionConfig("homography", rotation_deg=turn_deg, zoom_percent=10.0, tilt_deg=12.0)
+    least = 1.0
+    for seed in range(400):
+        warp_at, _ = draw_homography(Ends(np.random.PCG64(seed)), config, size)
+        end = Motion(warp_at(np.array([0.0, 1.0])), np.array([0, 1]), {})
+        least = min(least, float(corner_nearness(end, size).min()))
+    assert least == pytest.approx(config.nearness(size, 12.0), abs=2e-3)
+
+
+def test_a_tilt_up_to_the_horizon_is_refused_with_the_most_that_is_possible() -> None:
+    size = SensorSize(480, 640)
+    with pytest.raises(
+        ConfigError, match=r"motion.tilt_deg 40.0 .*480x640.* at or under 3"
+    ) as said:
+        SynthConfig(size=size, motion=MotionConfig("affine,homography", tilt_deg=40.0))
+    most = float(str(said.value).split("at or under ")[1].split()[0])
+    SynthConfig(size=size, motion=MotionConfig("homography", tilt_deg=most))
+    with pytest.raises(ConfigError, match=r"motion.tilt_deg"):
+        SynthConfig(size=size, motion=MotionConfig("homography", tilt_deg=most + 0.1))
+    for sides in ((8, 4096), (4096, 8), (224, 224)):
+        SynthConfig(
+            size=SensorSize(*sides), motion=MotionConfig("homography", translation_px=(0.0, 8.0))
+        )
+
+
+def test_a_path_past_the_horizon_is_refused() -> None:
+    def warp_at(u: np.ndarray) -> np.ndarray:
+        warps = np.repeat(np.eye(3)[None], len(u), axis=0)
+        warps[:, 2, 0] = -u / 50  # the horizon crosses a sensor of 64 px at its 50th column
+        return warps
+
+    with pytest.raises(ValueError, match="64x48 sensor looks past the picture's horizon"):
+        sample_path(warp_at, MotionConfig(), SIZE, {})
+    path = Motion(warp_at(np.array([0.0, 1.0])), np.array([0, 10]), {})
+    with pytest.raises(ValueError, match="horizon"):
+        path.corners(SIZE)
+
+
 def test_a_drift_is_smooth_and_reaches_what_was_drawn() -> None:
     for seed in range(20):
         path = motion(seed, MotionConfig("drift", translation_px=(10.0, 10.0)))
         shifts = middle_path(path)
         assert np.linalg.norm(shifts, axis=1).max() == pytest.approx(10.0, rel=0.02)
         assert np.abs(np.diff(shifts, 2, axis=0)).max() < 0.15, "no corner in px per step"
+
+
+def turns_and_zooms(path: Motion) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees and percent at every time sample, read off the warps (T, 3, 3)."""
+    a, b = path.warps[:, 0, 0], path.warps[:, 1, 0]
+    assert np.allclose(path.warps[:, :2, :2], np.array([[a, -b], [b, a]]).transpose(2, 0, 1))
+    return np.degrees(np.arctan2(b, a)), 100 * (np.hypot(a, b) - 1)
+
+
+@pytest.mark.parametrize("family", ["affine", "saccade", "loop"])
+@pytest.mark.parametrize("seed", range(10))
+def test_turn_and_zoom_are_linear_and_as_the_facts_say(family: str, seed: int) -> None:
+    path = motion(seed, MotionConfig(family, rotation_deg=40.0, zoom_percent=30.0))
+    turn, zoom = turns_and_zooms(path)
+    share = path.t_us / path.duration_us
+    assert np.allclose(turn, share * path.facts["rotation_deg"], atol=1e-9)
+    assert np.allclose(zoom, share * path.facts["zoom_percent"], atol=1e-9)
+    assert min(abs(turn[-1]), abs(zoom[-1])) > 0.01
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_drift_turns_and_zooms_as_far_as_the_facts_say(seed: int) -> None:
+    path = motion(seed, MotionConfig("drift", rotation_deg=40.0, zoom_percent=30.0))
+    turn, zoom = turns_and_zooms(path)
+    assert np.abs(turn).max() == pytest.approx(path.facts["rotation_deg"], rel=0.02)
+    assert np.abs(zoom).max() == pytest.approx(path.facts["zoom_percent"], rel=0.02)
+    assert turn[0] == zoom[0] == 0
+    assert abs(np.corrcoef(turn, zoom)[0, 1]) < 0.999, "each walks for itself"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_facts_of_a_drift_tell_its_whole_path(seed: int) -> None:
+    """Through another library's splines: the slope at a knot is that between its neighbours."""
+    path = motion(seed, MotionConfig("drift", rotation_deg=40.0, zoom_percent=30.0))
+    knots = np.array(path.facts["knots"])
+    assert knots.shape == (4, 7)
+    at = np.linspace(0, path.duration_us, knots.shape[1])
+    slopes = np.gradient(knots, at[1], axis=1)
+    told = CubicHermiteSpline(at, knots, slopes, axis=1)(path.t_us)
+    turn, zoom = turns_and_zooms(path)
+    assert np.allclose(told, [*middle_path(path).T, turn, zoom], atol=2e-4)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_facts_of_a_loop_tell_its_whole_path(seed: int) -> None:
+    path = motion(seed, MotionConfig("loop", rotation_deg=20.0))
+    corners = np.array([*path.facts["corners"], path.facts["corners"][0]])
+    moments = np.linspace(0, path.duration_us, 5)
+    x, y = path.facts["translation_px"] * np.array(
+        [np.interp(path.t_us, moments, row) for row in corners.T]
+    )
+    a = np.radians(path.facts["aslant_deg"])
+    told = np.column_stack([x * np.cos(a) - y * np.sin(a), x * np.sin(a) + y * np.cos(a)])
+    assert np.allclose(middle_path(path), told, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["saccade", "loop"])
+def test_a_polygon_stands_aslant_as_the_facts_say(family: str) -> None:
+    aslant = []
+    for seed in range(40):
+        config = MotionConfig(family, rotation_deg=20.0, translation_px=(6.0, 6.0))
+        path = motion(seed, config)
+        corner = at_parts(path, 3 if family == "saccade" else 4)[2]  # (-6, 0), or (+-6, +-6)
+        upright = 180.0 if family == "saccade" else 45.0
+        degrees = np.degrees(np.arctan2(corner[1], corner[0])) - upright
+        off = (degrees - path.facts["aslant_deg"] + 45) % (360 if family == "saccade" else 90) - 45
+        assert abs(off) < 3, "corners are cut by up to half a step"
+        aslant.append(path.facts["aslant_deg"])
+    assert min(aslant) < -15
+    assert max(aslant) > 15
 
 
 def test_splines_pass_their_knots() -> None:
@@ -201,6 +373,17 @@ def test_mixtures_come_by_their_weights() -> None:
 def test_impossible_families_are_refused(family: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MotionConfig(family)
+
+
+def test_a_tilt_is_for_families_that_tilt() -> None:
+    with pytest.raises(ConfigError, match=r"motion.tilt_deg 5.0: affine,drift does not tilt"):
+        MotionConfig("affine,drift", tilt_deg=5.0)
+    assert MotionConfig("affine", tilt_deg=0.0).tilt_deg == 0
+    mixture = MotionConfig("affine,homography", tilt_deg=5.0)
+    assert mixture.of("affine").tilt_deg == 0
+    assert mixture.of("homography").tilt_deg == 5
+    with pytest.raises(ConfigError, match=r"motion.family None: give a name"):
+        MotionConfig(None)  # type: ignore[arg-type]
 
 
 def test_a_motion_larger_than_the_sensor_is_refused_whatever_its_share() -> None:

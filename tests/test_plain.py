@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from test_kernels import random_case
 
+from ezsr_synth import kernels
 from ezsr_synth.simulate import simulate
 
 CASES = 3
@@ -45,8 +46,9 @@ def hash_cases() -> str:
 
 def test_plain_python_gives_the_same_events_to_the_byte() -> None:
     """Seconds of the interpreter for what the compiled kernels do in milliseconds."""
-    code = "import test_plain; print(test_plain.hash_cases())"
-    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    code = "import test_plain as own; print(own.kernels.__file__, own.hash_cases(), sep=chr(10))"
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         env=plain,
@@ -55,4 +57,4 @@ def test_plain_python_gives_the_same_events_to_the_byte() -> None:
         timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == hash_cases()
+    assert done.stdout.splitlines() == [kernels.__file__, hash_cases()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from math import cos, radians, sin
 
@@ -14,7 +15,9 @@ from conftest import smooth_picture
 from PIL import Image
 
 from ezsr_shards.sample import Sample
+from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
+from ezsr_synth.decode import PictureError
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.work import make_sample
 
@@ -79,6 +82,16 @@ def test_the_json_states_the_thresholds_that_fired(n: int) -> None:
     assert counts[1].sum() > 1.3 * counts[0].sum(), "the lower threshold fires more often"
 
 
+def test_the_json_states_the_lens_and_the_floor_that_no_preset_tells() -> None:
+    plain = sample_of(0, replace(CONFIG, camera=CameraConfig("atis", log_floor=0.1)))
+    assert not {"lens_blur_px", "log_floor"} & plain.meta["camera"].keys()
+    other = sample_of(
+        0, replace(CONFIG, camera=CameraConfig("atis", log_floor=0.2, lens_blur_px=1.0))
+    )
+    assert other.meta["camera"]["log_floor"] == 0.2
+    assert other.meta["camera"]["lens_blur_px"] == 1.0
+
+
 def test_on_is_brighter() -> None:
     """A bright square that enters a dark scene from one side fires ON there, and OFF behind."""
     rgb = np.full((150, 200, 3), 10, np.uint8)
@@ -109,6 +122,44 @@ def test_draws_fill_their_ranges_and_are_separate() -> None:
         assert high - 0.1 * (high - low) < max(values) <= high
     assert abs(np.corrcoef(on, off)[0, 1]) < 0.3
     assert families == {"affine"}
+
+
+def test_every_view_of_every_picture_has_its_own_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the same ones when it is made again."""
+    seeds: list[int] = []
+
+    def draw(rng: np.random.Generator, config: CameraConfig, seed: int = 0) -> Camera:
+        seeds.append(seed)
+        return draw_camera(rng, config, seed)
+
+    monkeypatch.setattr("ezsr_synth.work.draw_camera", draw)
+    rgb = smooth_picture(0, 60, 80)
+    for _ in range(2):
+        for seed in (0, 1):
+            for key in ("a", "b"):
+                for view in (0, 1):
+                    record = ImageRecord(key, "source", lambda: b"")
+                    make_sample(record, rgb, view, replace(CONFIG, seed=seed))
+    assert len(set(seeds[:8])) == 8
+    assert seeds[8:] == seeds[:8]
+
+
+@pytest.mark.parametrize(
+    ("most", "clock_us", "reason"),
+    [
+        (50, 20_000, r"max_events 50 leaves 0 events, .* \(camera.timestamp_us 20000\); raise max"),
+        (10**6, 1, r"view 0: \d+ events, min_events is 50000$"),
+    ],
+)
+def test_too_few_events_say_whether_the_cap_or_the_picture_is_to_blame(
+    most: int, clock_us: int, reason: str
+) -> None:
+    least = min(most, 50_000)
+    config = replace(CONFIG, max_events=most, min_events=least)
+    config = replace(config, camera=CameraConfig(timestamp_us=clock_us))
+    with pytest.raises(PictureError) as failed:
+        sample_of(1, config)
+    assert re.search(reason, failed.value.detail)
 
 
 def test_capped_says_whether_the_cap_was_reached() -> None:

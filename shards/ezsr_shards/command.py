@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -13,6 +14,14 @@ from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
+_KINDS = {
+    "tuple": "two numbers, [least,most]",
+    "<class 'float'>": "a number",
+    "<class 'int'>": "a whole number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "text, in quotes where it looks like something else",
+}
+"""What jsonargparse calls the kinds of our options, the widest first, and what we call them."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -28,12 +37,17 @@ def use_hyphens(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
-def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
-    """Parse and instantiate; raise ConfigError with one sentence for whatever is wrong."""
+def parse_arguments(
+    parser: ArgumentParser, argv: Sequence[str] | None, named: Mapping[str, str] | None = None
+) -> Namespace:
+    """Parse and instantiate; raise ConfigError with one sentence for whatever is wrong.
+
+    named  the option of each section that a user may have meant by a value for the whole section
+    """
     try:
         options: Namespace = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
-        text = " ".join(str(error).split()).replace("required: import.", "required: --")
+        text = _in_our_words(" ".join(str(error).split()), named or {})
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
     except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
         text = " ".join(str(error).split())
@@ -41,6 +55,25 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
             text = "a section of the YAML file is no mapping of options"
         raise ConfigError(f"options: {text} (see {parser.prog} --help)") from error
     return options
+
+
+def _in_our_words(text: str, named: Mapping[str, str]) -> str:
+    """Return what jsonargparse says of an option as field, value and remedy, where it can be."""
+    if text.startswith("Unexpected config:"):
+        return "config: the file gives no option a value; write lines such as 'seed: 1' in it"
+    found = re.match(r"""Parser key "([^"]+)": Unable to load config ['"](.*?)['"] - """, text)
+    if found:
+        section, value = found.groups()
+        name = f"{named[section]}: {value}" if section in named else "NAME: VALUE"
+        return f"{section} {value!r}: in a file, write '{name}' on a line of its own below it"
+    found = re.match(r'Parser key "([^"]+)": (.*)(?:Given|Got) value: ?(.*)$', text)
+    expected = found.group(2).partition("Given value type")[0] if found else ""
+    choice = re.search(r"Literal\[(.*?)\]", expected)
+    kinds = [words for kind, words in _KINDS.items() if kind in expected]
+    if found and (choice or kinds):
+        remedy = choice.group(1).replace("'", "").replace(", ", " or ") if choice else kinds[0]
+        return f"{found.group(1)} {found.group(3) or repr('')}: give {remedy}"
+    return text.replace("required: import.", "required: --")
 
 
 def say(text: str) -> None:

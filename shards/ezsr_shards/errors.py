@@ -1,5 +1,7 @@
 """Errors that a user can act on: one sentence with the field, its value and the remedy."""
 
+from numbers import Integral, Real
+
 
 class EzsrError(Exception):
     """Base of every error that the command line prints as one sentence, without a traceback."""
@@ -26,6 +28,13 @@ class RunError(EzsrError):
 
 
 def check_number(field_name: str, value: float, least: float, most: float) -> None:
-    """Raise ConfigError unless least <= value <= most (which also refuses NaN)."""
+    """Raise ConfigError unless least <= value <= most (which also refuses NaN).
+
+    Where both bounds are int, the value must be a whole number, too.
+    """
+    whole = isinstance(least, int) and isinstance(most, int)
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{field_name} {value!r}: give {kind} from {least:g} to {most:g}")
     if not least <= value <= most:
         raise ConfigError(f"{field_name} {value}: give a value from {least:g} to {most:g}")

@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--list" in words:  # which needs neither IMAGES nor OUT
             say(list_presets("".join(words[words.index("--list") + 1 :][:1])))
             return 0
-        options = parse_arguments(parser, words)
+        options = parse_arguments(parser, words, _NAMED)
         options.size = SensorSize.parse(options.size)
         for flag in ("overwrite", "dry_run"):
             if not isinstance(options[flag], bool):

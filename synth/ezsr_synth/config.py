@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import atan, atan2, cos, hypot, log, radians, sin, tan
 from typing import Any, Literal
 
 from ezsr_shards.errors import ConfigError, check_number
@@ -10,6 +11,9 @@ from ezsr_synth.presets import CAMERAS, MOTIONS, Values
 
 Range = tuple[float, float]
 MAX_SIDE_PX = 4096
+MAX_TILT_DEG = 40.0
+LEAST_NEARNESS = 0.3
+"""How near a tilted picture must be wherever it is seen: 1 as near as its middle, 0 the horizon."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,16 @@ class SensorSize:
 
     def __post_init__(self) -> None:
         """Refuse sensors that no camera has."""
-        if not (8 <= self.width <= MAX_SIDE_PX and 8 <= self.height <= MAX_SIDE_PX):
+        sides = (self.width, self.height)
+        if not all(isinstance(side, int) and 8 <= side <= MAX_SIDE_PX for side in sides):
             raise ConfigError(
-                f"size {self}: give WxH with both sides from 8 to {MAX_SIDE_PX} pixels"
+                f"size {self}: give WxH with both sides from 8 to {MAX_SIDE_PX} whole pixels"
             )
+
+    @property
+    def longer_px(self) -> int:
+        """Return the longer side."""
+        return max(self.width, self.height)
 
     def __str__(self) -> str:
         """Return WxH."""
@@ -63,10 +73,12 @@ class MotionConfig:
     tilt_deg: float = PRESET
     """Most tilt of the picture's plane over the whole path, in degrees (homography)."""
     max_step_px: float = 0.5
-    """Most that any point of the picture moves between two time samples."""
+    """Most that any point of the picture moves between two time samples, which are a microsecond
+    apart or more: the JSON of a sample that was too fast for it tells the largest step."""
 
     def __post_init__(self) -> None:
         """Take a family's values where none are given; refuse paths that cannot be simulated."""
+        _check_kind("motion.family", self.family, str)
         weights = self.weights()
         if len(weights) == 1:
             _fill(self, MOTIONS[next(iter(weights))])
@@ -76,11 +88,16 @@ class MotionConfig:
             ("duration_us", 100, 60_000_000),
             ("rotation_deg", 0.0, 180.0),
             ("zoom_percent", 0.0, 90.0),
-            ("tilt_deg", 0.0, 40.0),
+            ("tilt_deg", 0.0, MAX_TILT_DEG),
             ("max_step_px", 0.01, 4.0),
         ):
             if getattr(self, name) is not None:
                 check_number(f"motion.{name}", getattr(self, name), least, most)
+        if self.tilt_deg and not any(MOTIONS[family]["tilt_deg"] for family in weights):
+            raise ConfigError(
+                f"motion.tilt_deg {self.tilt_deg}: {self.family} does not tilt; leave it out, or "
+                f"give motion homography"
+            )
 
     def weights(self) -> dict[str, float]:
         """Return each family's share of the samples."""
@@ -100,7 +117,28 @@ class MotionConfig:
 
     def of(self, family: str) -> MotionConfig:
         """Return the configuration of one family of the mixture."""
-        return replace(self, family=family)
+        tilt_deg = self.tilt_deg if MOTIONS[family]["tilt_deg"] else PRESET
+        return replace(self, family=family, tilt_deg=tilt_deg)
+
+    def nearness(self, size: SensorSize, tilt_deg: float) -> float:
+        """Return how near the picture is, at the least, where a corner of the sensor sees it.
+
+        The ray through (x, y) px from the middle meets a plane that is panned by a and nodded by b
+        at 1 / (1 + x tan(a) / (f cos(b)) - y tan(b) / f) times the distance of its middle, with
+        the focal length f of `families.draw_homography`. A corner is worst where it is turned
+        towards the direction (1 / cos(b), 1), as far as `rotation_deg` allows.
+        """
+        tilt, turn = radians(tilt_deg), radians(self.rotation_deg)
+        corner = atan2(size.height - 1, size.width - 1)
+        worst = min(max(atan(cos(tilt)), corner - turn), corner + turn)
+        reach_px = (1 + self.zoom_percent / 100) * hypot(size.width - 1, size.height - 1) / 2
+        slope = tan(tilt) * (cos(worst) / cos(tilt) + sin(worst))
+        return 1 - reach_px / size.longer_px * slope
+
+    def largest_tilt_deg(self, size: SensorSize) -> float:
+        """Return the largest tilt, to a tenth of a degree, that keeps the picture near enough."""
+        tilts = (tenths / 10 for tenths in range(int(10 * MAX_TILT_DEG) + 1))
+        return max(tilt for tilt in tilts if self.nearness(size, tilt) >= LEAST_NEARNESS)
 
 
 @dataclass(frozen=True)
@@ -131,7 +169,8 @@ class CameraConfig:
     hot_pixels: Range = PRESET
     """Share of pixels that fire ON events all the time."""
     hot_pixel_hz: Range = PRESET
-    """Least and most rate of a hot pixel; each has its own."""
+    """Least and most rate of a hot pixel; each has its own f, less with a refractory period r:
+    1 / (1 / f + r)."""
     timestamp_us: int = PRESET
     """Time stamps are multiples of this many microseconds."""
     row_readout_us: float = PRESET
@@ -143,6 +182,7 @@ class CameraConfig:
 
     def __post_init__(self) -> None:
         """Take the preset's values where none are given; refuse cameras that cannot be."""
+        _check_kind("camera.preset", self.preset, str)
         if self.preset not in CAMERAS:
             raise ConfigError(f"camera {self.preset!r}: give one of {', '.join(CAMERAS)}")
         _fill(self, CAMERAS[self.preset])
@@ -158,10 +198,28 @@ class CameraConfig:
             ("hot_pixel_hz", 0.01, 10_000.0),
         ):
             check_range(f"camera.{name}", getattr(self, name), least, most)
+        _check_kind("camera.random_phase", self.random_phase, bool)
         check_number("camera.timestamp_us", self.timestamp_us, 1, 100_000)
         check_number("camera.row_readout_us", self.row_readout_us, 0.0, 1000.0)
         check_number("camera.lens_blur_px", self.lens_blur_px, 0.0, 20.0)
         check_number("camera.log_floor", self.log_floor, 1e-3, 1.0)
+        self._check_thresholds()
+
+    def scene_facts(self) -> dict[str, float]:
+        """Return what was given instead of the preset's lens and floor, for the sample's JSON."""
+        named = {name: getattr(self, name) for name in ("lens_blur_px", "log_floor")}
+        preset = CAMERAS[self.preset]
+        return {name: value for name, value in named.items() if value != preset[name]}
+
+    def _check_thresholds(self) -> None:
+        """Refuse thresholds that no change of light, from black to white or back, can reach."""
+        most = log((1 + self.log_floor) / self.log_floor)
+        for name in ("threshold_on", "threshold_off"):
+            if getattr(self, name)[0] > most:
+                raise ConfigError(
+                    f"camera.{name} {getattr(self, name)}: black and white are {most:.3g} apart "
+                    f"with camera.log_floor {self.log_floor}; begin the range below that"
+                )
 
 
 def _fill(config: Any, values: Values) -> None:
@@ -198,27 +256,67 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict one another."""
+        for name, kind in (
+            ("size", SensorSize),
+            ("motion", MotionConfig),
+            ("camera", CameraConfig),
+        ):
+            _check_kind(name, getattr(self, name), kind)
+        if self.fit not in ("cover", "contain"):
+            raise ConfigError(f"fit {self.fit!r}: give cover or contain")
         check_range("contain_scale", self.contain_scale, 0.05, 1.0)
         check_number("views", self.views, 1, 100)
         check_number("seed", self.seed, 0, 2**63 - 1)
         check_number("max_events", self.max_events, 1, 50_000_000)
-        check_number("min_events", self.min_events, 0, self.max_events)
+        check_number("min_events", self.min_events, 0, 50_000_000)
+        if self.max_events < self.min_events:
+            raise ConfigError(
+                f"max_events {self.max_events}: no sample would have min_events "
+                f"{self.min_events}; raise the one or lower the other"
+            )
         check_number("jpeg_quality", self.jpeg_quality, 1, 100)
         check_number("max_pixels", self.max_pixels, 1, 178_000_000)  # Pillow refuses more
         for family in self.motion.weights():
-            translation_px = self.motion.of(family).translation_px
-            shorter = min(self.size.width, self.size.height)
-            if translation_px[1] > shorter:
-                raise ConfigError(
-                    f"motion.translation_px {translation_px} ({family}): the picture would leave a "
-                    f"{self.size} sensor; keep the largest shift at or under {shorter} pixels"
-                )
+            self._check_path(family, self.motion.of(family))
+            self._check_clock(family, self.motion.of(family))
+
+    def _check_clock(self, family: str, motion: MotionConfig) -> None:
+        """Refuse clocks that do not tick within the path, after its start."""
+        if self.camera.timestamp_us >= motion.duration_us:
+            raise ConfigError(
+                f"camera.timestamp_us {self.camera.timestamp_us}: every event would be at 0; keep "
+                f"it under motion.duration_us {motion.duration_us} ({family})"
+            )
+
+    def _check_path(self, family: str, motion: MotionConfig) -> None:
+        """Refuse paths of one family on which this sensor would lose sight of the picture."""
+        shorter = min(self.size.width, self.size.height)
+        if motion.translation_px[1] > shorter:
+            raise ConfigError(
+                f"motion.translation_px {motion.translation_px} ({family}): the picture would "
+                f"leave a {self.size} sensor; keep the largest shift at or under {shorter} pixels"
+            )
+        if motion.nearness(self.size, motion.tilt_deg) < LEAST_NEARNESS:
+            raise ConfigError(
+                f"motion.tilt_deg {motion.tilt_deg} ({family}): a corner of a {self.size} sensor "
+                f"would look towards the picture's horizon; keep it at or under "
+                f"{motion.largest_tilt_deg(self.size)} degrees, or lower motion.zoom_percent "
+                f"{motion.zoom_percent}"
+            )
 
 
 def check_range(field_name: str, value: Range, least: float, most: float) -> None:
     """Raise ConfigError unless value is an ordered pair inside [least, most]."""
-    low, high = value
-    if low > high:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f"{field_name} {value!r}: give two numbers, least and most")
+    for end in value:
+        check_number(field_name, end, least, most)
+    if value[0] > value[1]:
         raise ConfigError(f"{field_name} {value}: the first value is the larger; swap them")
-    check_number(field_name, low, least, most)
-    check_number(field_name, high, least, most)
+
+
+def _check_kind(field_name: str, value: object, kind: type) -> None:
+    """Raise ConfigError unless value is of the kind that its field holds."""
+    if not isinstance(value, kind):
+        remedy = {str: "a name", bool: "true or false"}.get(kind, f"a {kind.__name__}")
+        raise ConfigError(f"{field_name} {value!r}: give {remedy}")

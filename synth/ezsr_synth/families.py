@@ -42,12 +42,12 @@ def draw_affine(rng: np.random.Generator, config: MotionConfig, size: SensorSize
 def draw_homography(rng: np.random.Generator, config: MotionConfig, size: SensorSize) -> Drawn:
     """Draw a picture plane that shifts, comes nearer and tilts before a camera, linear in time.
 
-    The camera's focal length is the sensor's width, a field of view of 53 degrees.
+    The camera's focal length is the sensor's longer side, over which it sees 53 degrees.
     """
     shift, facts = _draw_straight(rng, config)
     tilts_deg = rng.uniform(-config.tilt_deg, config.tilt_deg, 2)
     facts["tilt_deg"] = tilts_deg.tolist()
-    focal_px = float(size.width)
+    focal_px = float(size.longer_px)
 
     def warp_at(u: F64) -> F64:
         pan, nod = (np.radians(angle) * u for angle in tilts_deg)
@@ -77,17 +77,22 @@ def draw_saccade(rng: np.random.Generator, config: MotionConfig, size: SensorSiz
 
 
 def draw_loop(rng: np.random.Generator, config: MotionConfig, size: SensorSize) -> Drawn:
-    """Draw one way around a square at constant speed, from any corner, either way round."""
+    """Draw one way around a square at constant speed, from any corner, either way round.
+
+    The facts tell the corners in the order of the way, in sides of the square.
+    """
     turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
     path = np.roll(np.array(_SQUARE[:4]), turns, axis=0)[:: -1 if mirrored else 1]
     corners = [(float(x), float(y)) for x, y in path - path[0]]
-    return _draw_polygon(rng, config, size, (*corners, (0.0, 0.0)), smooth=False)
+    warp_at, facts = _draw_polygon(rng, config, size, (*corners, (0.0, 0.0)), smooth=False)
+    return warp_at, {**facts, "corners": corners}
 
 
 def draw_drift(rng: np.random.Generator, config: MotionConfig, size: SensorSize) -> Drawn:
     """Draw a smooth random walk: splines through steps of chance in shift, turn and zoom.
 
     The farthest from the start is the shift drawn, and turn and zoom reach what was drawn for them.
+    The facts tell the knots of the splines: x and y in px, turn in degrees, zoom in percent.
     """
     shift_px = rng.uniform(*config.translation_px)
     reached = (shift_px, rng.uniform(0, config.rotation_deg), rng.uniform(0, config.zoom_percent))
@@ -107,7 +112,7 @@ def draw_drift(rng: np.random.Generator, config: MotionConfig, size: SensorSize)
         return similarity(shifts, spline(turn[0], u), spline(zoom[0], u), size)
 
     facts = dict(zip(("translation_px", "rotation_deg", "zoom_percent"), reached, strict=True))
-    return warp_at, facts
+    return warp_at, {**facts, "knots": np.concatenate([shift, turn, zoom]).round(4).tolist()}
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator, MotionConfig, SensorSize], Drawn]] = {

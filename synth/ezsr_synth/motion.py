@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,15 @@ import numpy.typing as npt
 from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.families import BENDS, F64, FAMILIES, WarpAt
 
+_AIM = 1.01  # a little under the largest step: rounded times rarely ask for another try
+
 
 @dataclass(frozen=True, eq=False)
 class Motion:
     """Where every sensor pixel looks, over time.
 
-    warps  float64 (T, 3, 3), sensor px -> picture px, homogeneous, last row positive in the sensor
+    warps  float64 (T, 3, 3), sensor px -> picture px, homogeneous; `corners` refuses those whose
+           last row is not positive in the sensor
     t_us   int64 (T,), microseconds, increasing, from 0; T >= 2
     facts  what was drawn, for the sample's JSON
     """
@@ -54,14 +57,20 @@ class Motion:
     def corners(self, size: SensorSize) -> F64:
         """Return where the sensor's corners look, float64 (T, 4, 2), picture px (x, y).
 
-        The corners bound every pixel: a warp maps the sensor to a convex quadrilateral.
+        The corners bound every pixel: a warp maps the sensor to a convex quadrilateral. Raises
+        ValueError where a corner looks at the horizon of a tilted picture, or beyond.
         """
         return warp_points(self.warps, size, 2)
 
 
 def warp_points(warps: F64, size: SensorSize, across: int) -> F64:
-    """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2)."""
+    """Apply warps (N, 3, 3) to a square grid of points that spans the sensor: (N, across^2, 2).
+
+    Raises ValueError where a last row is not positive in the sensor.
+    """
     seen = warps @ _grid(size, across)
+    if not seen[:, 2].min() > 0:
+        raise ValueError(f"motion: a {size} sensor looks past the picture's horizon")
     mapped: F64 = (seen[:, :2] / seen[:, 2:]).transpose(0, 2, 1)
     return mapped
 
@@ -97,15 +106,21 @@ def sample_path(
     """Choose time samples so that no point of the sensor moves more than `max_step_px` between two.
 
     It is measured at the corners, the middles of the sides and the centre. Time samples are whole
-    microseconds, at most one per microsecond. A path that turns or changes its speed has at least
-    16 of them for each of its bends.
+    microseconds, at most one per microsecond; where that is too few, the `facts` tell the largest
+    step as `largest_step_px`. A path that turns or changes its speed has at least 16 of them for
+    each of its bends.
     """
     steps = min(1 + 16 * bends, config.duration_us)
     while True:
         t_us = np.round(np.linspace(0, config.duration_us, steps + 1)).astype(np.int64)
         warps = warp_at(t_us / config.duration_us)
         seen = warp_points(warps, size, 3)
-        largest = float(np.hypot(*np.moveaxis(np.diff(seen, axis=0), -1, 0)).max())
+        apart = seen[1:] - seen[:-1]
+        largest = sqrt(np.einsum("ncd,ncd->nc", apart, apart).max())
         if largest <= config.max_step_px or steps == config.duration_us:
+            if largest > config.max_step_px:
+                facts = {**facts, "largest_step_px": largest}
             return Motion(warps, t_us, {**facts, "duration_us": config.duration_us})
-        steps = min(config.duration_us, max(steps + 1, ceil(steps * largest / config.max_step_px)))
+        steps = min(
+            config.duration_us, max(steps + 1, ceil(_AIM * steps * largest / config.max_step_px))
+        )

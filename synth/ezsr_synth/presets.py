@@ -2,7 +2,8 @@
 
 Every range is drawn from uniformly, once per sample. Contrast thresholds are in log intensity:
 a contrast of 12% is ln(1.12) = 0.11. A data sheet tells the least contrast that a sensor can be set
-to; cameras are run above it, so the ranges begin there and end where users and other simulators do.
+to, and cameras are run above it: the ranges begin there, that of gen3-vga a third higher. Where
+they end is our choice, and so is every value that `VALUE_SOURCES` calls chosen.
 """
 
 from __future__ import annotations
@@ -30,12 +31,18 @@ _IDEAL: Values = {
     "lens_blur_px": 0.8,
     "log_floor": 1e-3,
 }
-_SURVEY = "least contrast: Gallego et al., Event-based Vision: A Survey (TPAMI 2022), table 1"
-_V2E = "leak, shot noise, bandwidth: v2e (Hu et al., CVPRW 2021), clean to noisy"
+LEAST_CONTRAST = {
+    "dvs128": 0.17,
+    "davis240": 0.11,
+    "davis346": 0.143,
+    "atis": 0.13,
+    "gen3-vga": 0.12,
+}
+"""Gallego et al., Event-based Vision: A Survey (TPAMI 2022), table 1."""
 
 
 def _real(**values: Any) -> Values:
-    """Return a camera with all effects that pixels of every make have, in v2e's ranges."""
+    """Return a camera with all effects that pixels of every make have."""
     common = {
         "random_phase": True,
         "threshold_mismatch": (0.05, 0.2),
@@ -71,13 +78,33 @@ CAMERAS: dict[str, Values] = {
     ),
 }
 CAMERA_SOURCES = {
-    "ideal": "no effect but contrast thresholds, as in EZSR (CVPR 2025)",
-    "dvs128": f"{_SURVEY}: 17%. {_V2E}",
-    "davis240": f"{_SURVEY}: 11%. {_V2E}",
-    "davis346": f"{_SURVEY}: 14.3-22.5%. {_V2E}",
-    "atis": f"{_SURVEY}: 13%. {_V2E}; rest, noise and veiling light as on N-MNIST (realism.py)",
-    "gen3-vga": f"{_SURVEY}: 12%. {_V2E}; rest, clock and light as on N-ImageNet (realism.py)",
+    "ideal": "no effect but contrast thresholds drawn for each sample, as in EZSR (CVPR 2025)",
+    "dvs128": "least contrast 17% (Gallego et al., TPAMI 2022, table 1)",
+    "davis240": "least contrast 11% (the same)",
+    "davis346": "least contrast 14.3 to 22.5% (the same)",
+    "atis": "least contrast 13% (the same); rest, noise and floor fitted to N-MNIST (realism.py)",
+    "gen3-vga": "least contrast 12% (the same); rest, noise, clock and floor fitted to a recording "
+    "of N-ImageNet (realism.py)",
 }
+VALUE_SOURCES = {
+    "threshold_on": "from the least contrast on, gen3-vga's from above it; the end chosen, that of "
+    "atis and gen3-vga fitted; ideal's chosen",
+    "threshold_off": "as threshold_on",
+    "threshold_mismatch": "chosen; v2e (Hu et al. 2021) has .02 to .05 on .2, 0.1 to 0.25",
+    "random_phase": "chosen: a real camera runs before it is recorded",
+    "refractory_us": "chosen but where fitted; v2e has 0, on its command line 500",
+    "bandwidth_hz": "chosen; v2e has none (clean), 30 (noisy), 300 (command line)",
+    "leak_hz": "chosen around v2e's 0 (clean), 0.1 (noisy), 0.01 (command line)",
+    "shot_noise_hz": "chosen but where fitted; v2e has 0 (clean), 5 (noisy), 0.001 (command line)",
+    "hot_pixels": "chosen",
+    "hot_pixel_hz": "chosen",
+    "timestamp_us": "a microsecond but where fitted",
+    "row_readout_us": "chosen: no arbiter",
+    "lens_blur_px": "chosen",
+    "log_floor": "chosen but where fitted",
+}
+"""Of cameras. v2e's presets and command line: Hu et al., v2e: From Video Frames to Realistic DVS
+Events (CVPRW 2021)."""
 
 MOTIONS: dict[str, Values] = {
     "affine": {
@@ -118,7 +145,7 @@ MOTIONS: dict[str, Values] = {
 }
 MOTION_SOURCES = {
     "affine": "one straight shift with a turn and a zoom, linear in time (EZSR, CVPR 2025)",
-    "homography": "the picture as a plane that moves and tilts in 3-D, seen at 53 degrees",
+    "homography": "the picture as a plane that moves and tilts in 3-D; 53 degrees are seen",
     "saccade": "three saccades along a triangle of this side (Orchard et al. 2015; N-MNIST)",
     "drift": "a smooth random walk of shift, turn and zoom, as of a hand-held camera",
     "loop": "once around a square of this side, 50 ms each (Kim et al., N-ImageNet, ICCV 2021)",
@@ -127,7 +154,10 @@ MOTION_SOURCES = {
 
 def list_presets(kind: str) -> str:
     """Return a table of all cameras or all motions: values down, names across, then sources."""
-    tables = {"cameras": (CAMERAS, CAMERA_SOURCES), "motions": (MOTIONS, MOTION_SOURCES)}
+    tables = {
+        "cameras": (CAMERAS, {**CAMERA_SOURCES, **VALUE_SOURCES}),
+        "motions": (MOTIONS, MOTION_SOURCES),
+    }
     if kind not in tables:
         raise ConfigError(f"list {kind!r}: give cameras or motions")
     presets, sources = tables[kind]
@@ -140,7 +170,7 @@ def list_presets(kind: str) -> str:
         "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", *(f"{name}: {sources[name]}" for name in names)])
+    return "\n".join([*lines, "", *(f"{name}: {text}" for name, text in sources.items())])
 
 
 def _cell(value: Any) -> str:

@@ -102,10 +102,8 @@ def make_sample(
         config.max_events,
     )
     if len(events) < max(config.min_events, 1):
-        raise PictureError(
-            "too-few-events",
-            f"view {view}: {len(events)} events, min_events is {config.min_events}",
-        )
+        capped = events.duration_us < motion.duration_us
+        raise PictureError("too-few-events", f"view {view}: {_few(len(events), capped, config)}")
     seen = snapshot(rgb, placement, events.duration_us / 2, config.size)
     meta: dict[str, Any] = {
         "kind": "synthetic",
@@ -113,7 +111,11 @@ def make_sample(
         "class_name": record.class_name,
         "seed": config.seed,
         "view": view,
-        "camera": {"preset": config.camera.preset, **camera.facts()},
+        "camera": {
+            "preset": config.camera.preset,
+            **camera.facts(),
+            **config.camera.scene_facts(),
+        },
         "motion": motion.facts,
         "fit": config.fit,
         "capped": events.duration_us < motion.duration_us,
@@ -125,6 +127,16 @@ def make_sample(
     jpeg = encode_jpeg(seen, config.jpeg_quality)
     key = f"{record.key}_v{view:02d}"
     return Sample(key, events, jpeg, record.caption, record.label, meta)
+
+
+def _few(count: int, capped: bool, config: SynthConfig) -> str:
+    """Say why a sample has too few events: the picture gave no more, or the cap left no more."""
+    if not capped:
+        return f"{count} events, min_events is {config.min_events}"
+    return (
+        f"max_events {config.max_events} leaves {count} events, as more than fit come at one time "
+        f"of the clock (camera.timestamp_us {config.camera.timestamp_us}); raise max_events"
+    )
 
 
 def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:

@@ -81,7 +81,7 @@ def test_synthesis_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import ezsr_synth.cli; "
         "from ezsr_synth.sources import SourceOptions, list_pictures; "
-        "from ezsr_synth.work import ShardPlan, make_shard; "
+        "from ezsr_synth.records import ShardPlan; from ezsr_synth.work import make_shard; "
         "from ezsr_synth.config import SynthConfig; "
         f"plan = ShardPlan(Path({str(tmp_path)!r}), 'events', SynthConfig(), 'hash'); "
         "tasks = list_pictures('toy:4', SourceOptions()).tasks(); "

@@ -25,10 +25,10 @@ from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import ShardRecord, read_classes, read_records
 from ezsr_shards.verify import iterate_samples, verify
 from ezsr_synth.config import SensorSize, SynthConfig
-from ezsr_synth.records import ImageRecord, ShardTask
+from ezsr_synth.records import ImageRecord, ShardPlan, ShardTask
 from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
-from ezsr_synth.work import ShardPlan, make_shard
+from ezsr_synth.work import make_shard
 
 CONFIG = SynthConfig(size=SensorSize(48, 32), max_events=3000, seed=7)
 SOURCE = SourceOptions(shard_size=3)

@@ -9,7 +9,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import ensure_running
 from typing import Any, Protocol
 
 from ezsr_shards.errors import EzsrError, RunError
@@ -158,6 +160,20 @@ class _Worker:
         if attempt.number == ATTEMPTS:
             return Lost(attempt.task.index, why)
         return _Attempt(attempt.task, attempt.number + 1)
+
+
+def prepare_workers(module: str) -> None:
+    """Start the process that workers are forked from, which imports `module` once for them all.
+
+    It does so while this process goes on. Where there is no such process, the module is imported
+    here, so that what it leaves on disk is there for the workers.
+    """
+    if "forkserver" not in mp.get_all_start_methods():
+        import_module(module)
+        return
+    mp.get_context("forkserver").set_forkserver_preload([module])
+    with _no_interrupt():
+        ensure_running()
 
 
 @contextmanager

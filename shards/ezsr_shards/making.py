@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
@@ -112,13 +112,11 @@ def make_set(
     tasks: Iterator[Task],
     make: MakeShard,
     run: RunOptions,
-    warm_up: Callable[[], None] = lambda: None,
 ) -> RunReport:
     """Make what shards are missing, and close the set; what is complete already is kept.
 
-    `warm_up` is called once before any worker starts. Raises OutputError before any work;
-    RunError if too many inputs failed or a shard was lost. Whatever was complete stays, and the
-    same call continues.
+    Raises OutputError before any work; RunError if too many inputs failed or a shard was lost.
+    Whatever was complete stays, and the same call continues.
     """
     started = time.time()
     try:
@@ -130,7 +128,6 @@ def make_set(
             missing = (task for task in tasks if task.index not in records)
             try:
                 if made:
-                    warm_up()
                     _make_missing(missing, records, plan, make, run)
             finally:
                 _clear_parts(plan.folder, plan.name)

@@ -21,7 +21,6 @@ from ezsr_shards.command import (
 from ezsr_shards.errors import ConfigError, EzsrError
 from ezsr_shards.making import RunOptions, summarize
 from ezsr_synth.config import PRESET, CameraConfig, MotionConfig, SensorSize, SynthConfig
-from ezsr_synth.estimate import estimate
 from ezsr_synth.presets import list_presets
 from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions
@@ -99,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _take(options, kind) for kind in (SynthConfig, SourceOptions, RunOptions)
         )
         if options.dry_run:
+            from ezsr_synth.estimate import estimate  # which loads the kernels
+
             say(estimate(options.images, config, source, run))
             return 0
         report = synthesize(options.images, options.out, config, source, run, options.name)

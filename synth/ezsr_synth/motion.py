@@ -95,7 +95,7 @@ def draw_motion(rng: np.random.Generator, config: MotionConfig, size: SensorSize
     family = next(iter(weights))
     if len(weights) > 1:
         family = str(rng.choice(list(weights), p=list(weights.values())))
-    config = config.of(family)
+        config = config.of(family)
     warp_at, facts = FAMILIES[family](rng, config, size)
     return sample_path(warp_at, config, size, {"family": family, **facts}, BENDS[family])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import decode_picture
 
 
@@ -51,6 +53,16 @@ class ShardTask:
 
     index: int
     pictures: Pictures
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What all shards of a run share: where they go, their name, and how samples are made."""
+
+    folder: Path
+    name: str
+    config: SynthConfig
+    config_hash: str
 
 
 def tidy_caption(text: str) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from ezsr_shards.backends import prepare_workers
 from ezsr_shards.making import (
     RunOptions,
     RunReport,
@@ -15,10 +16,11 @@ from ezsr_shards.making import (
     make_output_folder,
     make_set,
 )
+from ezsr_shards.shardset import ShardRecord
+from ezsr_shards.tally import OnInput
 from ezsr_synth.config import SynthConfig
-from ezsr_synth.simulate import compile_simulation
+from ezsr_synth.records import ShardPlan, ShardTask
 from ezsr_synth.sources import SourceOptions, list_pictures
-from ezsr_synth.work import ShardPlan, make_shard
 
 SYNTHESIS_VERSION = 3
 """Raised whenever the same configuration gives other bytes, so that no set is a mixture."""
@@ -43,6 +45,7 @@ def synthesize(
     """
     config, source, run = config or SynthConfig(), source or SourceOptions(), run or RunOptions()
     check_set_name(name)
+    prepare_workers("ezsr_synth.warm")
     listing = list_pictures(images, source, str(out))
     deciding = {
         "synthesis_version": SYNTHESIS_VERSION,
@@ -64,5 +67,14 @@ def synthesize(
         split=listing.split,
         views=config.views,
     )
-    make = partial(make_shard, plan=ShardPlan(plan.folder, name, config, plan.config_hash))
-    return make_set(plan, listing.tasks(), make, run, compile_simulation)
+    make = partial(_make_shard, plan=ShardPlan(plan.folder, name, config, plan.config_hash))
+    return make_set(plan, listing.tasks(), make, run)
+
+
+def _make_shard(
+    task: ShardTask, on_picture: OnInput | None = None, *, plan: ShardPlan
+) -> ShardRecord:
+    """Make a shard where kernels are loaded; this process needs none and starts sooner."""
+    from ezsr_synth.work import make_shard
+
+    return make_shard(task, on_picture, plan=plan)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -21,21 +19,11 @@ from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import PictureError
 from ezsr_synth.motion import draw_motion
 from ezsr_synth.randomness import rng_for, seed_of
-from ezsr_synth.records import ImageRecord, ShardTask
+from ezsr_synth.records import ImageRecord, ShardPlan, ShardTask
 from ezsr_synth.scene import log_picture, place_picture, snapshot
 from ezsr_synth.simulate import simulate
 
 LIBRARIES = ("ezsr", "numpy", "numba", "opencv-python", "pillow", "isal")
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """What all shards of a run share: where they go, their name, and how samples are made."""
-
-    folder: Path
-    name: str
-    config: SynthConfig
-    config_hash: str
 
 
 def make_shard(

@@ -144,28 +144,28 @@ def main() -> None:
     parser.add_argument("--clip-steps", type=int, default=1200)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--ablate", action="store_true")
-    parser.add_argument("--ablation-steps", type=int, default=700)
+    parser.add_argument("--ablation-steps", type=int, default=300)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/transfer.json")
     options = parser.parse_args()
     folder = options.work.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"pictures left out": prepare(options.data.resolve(), folder)}
+    if options.out.exists() and (folder / "full-eval").exists():  # go on where it was stopped
+        found |= json.loads(options.out.read_text())
     found["training"] = TRAINING
     small_clip = f"python {ROOT}/benchmarks/small_clip.py train --out clip.safetensors"
     if not (folder / "clip.safetensors").exists():
         run(f"{small_clip} --steps {options.clip_steps} --flip 0", folder)
-    found["transfer"] = transfer(folder, "full", "", options.steps)
-    write_result(options.out, found)
-    if options.ablate:
-        found["ablation"] = {}
-        base: dict[str, bool] = {}
-        for n, (name, choices) in enumerate(VARIANTS.items()):
-            figures = transfer(folder, f"variant-{n}", choices, options.ablation_steps)
-            hits = read_hits(folder, f"variant-{n}")
-            base = base or hits
-            figures["against every effect"] = compare_pairs(base, hits)
-            found["ablation"][name] = figures
-            write_result(options.out, found)
+    if "transfer" not in found:
+        found["transfer"] = transfer(folder, "full", "", options.steps)
+        write_result(options.out, found)
+    ablation = found.setdefault("ablation", {})
+    for n, (name, choices) in enumerate(VARIANTS.items() if options.ablate else ()):
+        if name not in ablation:
+            ablation[name] = transfer(folder, f"variant-{n}", choices, options.ablation_steps)
+        base, other = (read_hits(folder, f"variant-{k}") for k in (0, n))
+        ablation[name]["against every effect"] = compare_pairs(base, other)
+        write_result(options.out, found)
     print(json.dumps(found, indent=1))
 
 

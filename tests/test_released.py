@@ -227,10 +227,21 @@ def changed(weights: Weights, name: str, how: str) -> Weights:
         "extra": {**weights, f"{name}.more": value},
         "shape": {**weights, name: value[..., :-1]},
         "whole numbers": {**weights, name: value.long()},
+        "no number": {**weights, name: spoil_one(value, float("nan"))},
+        "infinite": {**weights, name: spoil_one(value, float("-inf"))},
     }[how]
 
 
-@pytest.mark.parametrize("how", ["missing", "renamed", "extra", "shape", "whole numbers"])
+def spoil_one(value: torch.Tensor, to: float) -> torch.Tensor:
+    """Return a copy in which the last number is another."""
+    spoiled = value.clone()
+    spoiled.view(-1)[-1] = to
+    return spoiled
+
+
+@pytest.mark.parametrize(
+    "how", ["missing", "renamed", "extra", "shape", "whole numbers", "no number", "infinite"]
+)
 @pytest.mark.parametrize(
     ("model", "name"),
     [
@@ -249,6 +260,8 @@ def test_every_weight_is_accounted_for(model: str, name: str, how: str, tmp_path
         "extra": f"unknown weight '{name}.more'",
         "shape": f"weight '{name}' is ",
         "whole numbers": f"weight '{name}' is .* of torch.int64",
+        "no number": f"weight '{name}' holds what is no number",
+        "infinite": f"weight '{name}' holds what is no number",
     }[how]
     with pytest.raises(InputError, match=f"encoder .*spoiled.pt: .*{message}"):
         load_released(path)

@@ -200,6 +200,8 @@ def _fill(
                 f"{source}: weight {theirs[name]!r} is {tuple(it.shape)} of {it.dtype}, "
                 f"{partner.model} needs {tuple(value.shape)} of floating point"
             )
+        if not bool(it.isfinite().all()):
+            raise InputError(f"{source}: weight {theirs[name]!r} holds what is no number")
     # Copies into the float32 that is there: no second copy of a tower of billions of weights.
     tower.load_state_dict({name: weights[theirs[name]] for name in expected})
 

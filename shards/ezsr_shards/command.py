@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -33,7 +33,7 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
     try:
         options: Namespace = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
-        text = " ".join(str(error).split()).replace("required: import.", "required: --")
+        text = _as_written(" ".join(str(error).split()), parser)
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
     except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
         text = " ".join(str(error).split())
@@ -41,6 +41,24 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
             text = "a section of the YAML file is no mapping of options"
         raise ConfigError(f"options: {text} (see {parser.prog} --help)") from error
     return options
+
+
+def _as_written(text: str, parser: argparse.ArgumentParser) -> str:
+    """Return an error's text with the arguments that it misses as the command line has them."""
+    head, required, names = text.partition(" required: ")
+    written = dict(_spellings(parser))
+    return head + required + ", ".join(written.get(name, name) for name in names.split(", "))
+
+
+def _spellings(parser: argparse.ArgumentParser, above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name that jsonargparse gives an argument, and how a command line spells it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, one in action.choices.items():
+                yield from _spellings(one, f"{command}.")
+        else:
+            shown = action.option_strings[0] if action.option_strings else action.metavar
+            yield above + action.dest, str(shown or action.dest)
 
 
 def say(text: str) -> None:

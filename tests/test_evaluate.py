@@ -21,7 +21,9 @@ torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[tr
 import open_clip  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from ezsr_shards.datasets import open_recording  # noqa: E402
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
+from ezsr_shards.formats.raw import Convention  # noqa: E402
 from ezsr_shards.importer import import_recordings, list_recordings  # noqa: E402
 from ezsr_shards.making import RunOptions  # noqa: E402
 from ezsr_shards.shard import write_shard  # noqa: E402
@@ -441,14 +443,69 @@ def test_a_classifier_equals_the_evaluation(world: Path, encoder_file: Path) -> 
         ({"x": [1], "y": [1], "t": [0], "p": [1]}, "size: columns do not tell"),
         ("nowhere.npz", "no such file"),
         ("events.mp4", "suffix"),
+        ("empty.bin", r"recording empty\.bin: no-events; give a whole recording, and its own size"),
+        (Path("bad.npz"), r"recording bad\.npz: unreadable .*give a whole recording"),
     ],
 )
-def test_a_classifier_says_what_is_wrong(events: object, message: str, encoder_file: Path) -> None:
+def test_a_classifier_says_what_is_wrong(
+    events: object,
+    message: str,
+    encoder_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.bin").touch()
+    Path("bad.npz").write_bytes(b"PK no archive")
     classifier = EventClassifier.from_checkpoint(encoder_file)
+    size = (8, 8) if events == "empty.bin" else None
     with pytest.raises((ConfigError, InputError), match=message):
-        classifier.embed(events)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="give a list of different texts"):
-        classifier.classify(np.zeros((1, 4)), "a dog")
+        classifier.embed(events, size=size)  # type: ignore[arg-type]
+    for texts in ("a dog", None, 3, [], [1, 2], ["a dog", "a dog"]):
+        with pytest.raises(ConfigError, match="give a list of different texts"):
+            classifier.classify(np.zeros((1, 4)), texts)  # type: ignore[arg-type]
+
+
+def test_one_recording_is_not_taken_for_several(world: Path, encoder_file: Path) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    stream = next(iterate_samples(world / "shards")).events
+    columns = {name: getattr(stream, name) for name in "xytp"}
+    table = np.zeros((5, 4))
+    for one in (stream, stream.to_structured(), columns, table, "a.npz", Path("a.npz"), None, 3):
+        with pytest.raises(ConfigError, match=f"recordings: {type(one).__name__}, not several"):
+            classifier.classify_all(one, ["a dog", "a cat"])  # type: ignore[arg-type]
+
+
+def test_a_sensor_is_any_two_whole_numbers_and_never_idle(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    stream = next(iterate_samples(world / "shards")).events
+    records, row = stream.to_structured(), classifier.embed(stream)
+    for size in ([48, 32], np.array([48, 32]), (np.int32(48), np.int64(32)), (48, 32)):
+        assert torch.equal(classifier.embed(records, size=size), row)
+        assert torch.equal(classifier.embed(stream, size=size), row)
+    for size in ((48,), (48, 32, 2), "48x32", (48.0, 32.0), 48, (0, 32), (-1, 2), (48, 40_000)):
+        with pytest.raises(ConfigError, match=r"size .*: give the sensor's \(width, height\)"):
+            classifier.embed(records, size=size)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"own is \(48, 32\); leave size out"):
+        classifier.embed(stream, size=(32, 48))
+    for events in (stream, records):
+        with pytest.raises(ConfigError, match="format 'npy': only files have one"):
+            classifier.embed(events, size=(48, 32), format="npy")
+    with pytest.raises(InputError, match=r"events: off-sensor .*give a whole recording, and"):
+        classifier.embed(records, size=(8, 8))
+
+
+def test_a_classifier_takes_recordings_with_other_axes(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    records = next(iterate_samples(world / "shards")).events.to_structured()
+    np.save(tmp_path / "recording.npy", records)
+    turned = open_recording(tmp_path / "recording.npy", None, (48, 32), Convention(flip_x=True))
+    records["x"] = 47 - records["x"]
+    assert torch.equal(classifier.embed(turned), classifier.embed(records, size=(48, 32)))
 
 
 def test_larger_towers_see_the_image_enlarged_by_nearest(world: Path) -> None:

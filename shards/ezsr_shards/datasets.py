@@ -225,7 +225,7 @@ def open_recording(
     if data_set and data_set.pickled and not allow_pickle:
         raise ConfigError(
             f"recording {path}: a Python pickle, which can run code; import it first, with "
-            f"ezsr-shards import --allow-pickle"
+            f"ezsr-shards import --allow-pickle (in Python open_recording(..., allow_pickle=True))"
         )
     raw = reader(path)
     told = (raw.width, raw.height) if raw.width and raw.height else None

@@ -14,10 +14,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
 import open_clip  # noqa: E402
 import timm  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from timm.models.eva import checkpoint_filter_fn  # noqa: E402
 
 from ezsr_shards.errors import InputError  # noqa: E402
 from ezsr_train import released  # noqa: E402
+from ezsr_train.encoder import open_encoder  # noqa: E402
 from ezsr_train.released import load_released  # noqa: E402
 from ezsr_train.tower import TowerSpec, build_tower  # noqa: E402
 
@@ -343,3 +345,29 @@ def test_a_pickled_object_is_not_executed(tmp_path: Path) -> None:
             load_released(path)
     with pytest.raises(InputError, match="holds no weights by name"):
         load_released(write(path, torch.zeros(3)))
+
+
+@pytest.mark.parametrize("model", [OPENAI, EVA])
+def test_a_tower_kept_as_safetensors_is_the_same(model: str, tmp_path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in example(model).items()}
+    save_file(weights, tmp_path / "tower.safetensors")
+    kept, facts = open_encoder(tmp_path / "tower.safetensors")
+    expected, others = open_encoder(write(tmp_path / "tower.pt", weights))
+    assert facts == others
+    state = expected.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in kept.state_dict().items())
+    save_file({"w": torch.zeros(1)}, tmp_path / "tower.safetensors")
+    with pytest.raises(InputError, match="no image tower in the layout of EZSR's authors"):
+        open_encoder(tmp_path / "tower.safetensors")
+
+
+def test_what_is_no_encoder_is_called_what_it_is(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "garbled.safetensors").write_bytes(b"nonsense")
+    for path, message in (
+        (tmp_path, f"encoder {tmp_path}: a folder; give .*encoder.safetensors"),
+        (world / "clip.safetensors", "a whole CLIP, which --model takes"),
+        (tmp_path / "garbled.safetensors", "encoder .*garbled.safetensors: unreadable"),
+        (tmp_path / "nowhere.pt", "no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_encoder(path)

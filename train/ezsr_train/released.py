@@ -132,11 +132,8 @@ def load_released(path: Path) -> ReleasedTower:
             f"{source}: no image tower in the layout of EZSR's authors: it has neither {keys}"
         )
     layout, prefix = found
-    sizes = _measure(weights, layout, prefix, source)
-    partner = _KNOWN.get(sizes)
-    if partner is None:
-        known = "; ".join(f"{one} ({of.model})" for one, of in _KNOWN.items())
-        raise InputError(f"{source}: no tower that is known, but {sizes}; known are {known}")
+    sizes = _nearest(_measure(weights, layout, prefix, source), source)
+    partner = _KNOWN[sizes]
     config = open_clip.get_model_config(partner.model)
     # OpenAI's towers want QuickGELU: with GELU the same weights load, and are wrong by a percent.
     spec = TowerSpec(sizes.embed_dim, dict(config["vision_cfg"]), quick_gelu=layout == "openai")
@@ -177,6 +174,23 @@ def _measure(weights: Mapping[str, Tensor], layout: Layout, prefix: str, source:
     blocks = {int(match[1]) for name in weights if (match := block.match(name))}
     layers = next(n for n in count() if n not in blocks)
     return _Sizes(layout, width, patch_px, positions, layers, embed_dim)
+
+
+def _nearest(sizes: _Sizes, source: str) -> _Sizes:
+    """Return the known tower of these sizes; raise InputError where there is none.
+
+    One that differs in nothing but what a single weight tells is returned as well: loading it
+    then names this weight, with the shape that it has and the one that it should have.
+    """
+
+    def rest(one: _Sizes) -> _Sizes:
+        return one._replace(embed_dim=0, positions=0)
+
+    near = [one for one in _KNOWN if rest(one) == rest(sizes)]
+    if not near:
+        known = "; ".join(f"{one} ({of.model})" for one, of in _KNOWN.items())
+        raise InputError(f"{source}: no tower that is known, but {sizes}; known are {known}")
+    return min(near, key=lambda one: abs(one.positions - sizes.positions))
 
 
 def _fill(

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
@@ -348,6 +349,42 @@ def test_files_in_other_layouts_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             load_released(write(tmp_path / "bad.pt", weights))
+
+
+def rotary_table(side: int) -> np.ndarray:
+    """Angles (side * side, 64) of EVA-02's attention, one by one.
+
+    Half of a head of 64 turns with the row, half with the column, in pairs, at 16 frequencies;
+    places are stretched to the 16 of its first training.
+    """
+    angles = np.zeros((side, side, 64))
+    for row, column, number in np.ndindex(side, side, 64):
+        place = column if number >= 32 else row
+        angles[row, column, number] = place * 16 / side / 10_000 ** (number % 32 // 2 / 16)
+    return angles.reshape(-1, 64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("model", ["EVA02-B-16", "EVA02-L-14-336"])
+def test_rotary_tables_are_compared(model: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    weights = dict(example(model))
+    side = 24 if "336" in model else 14
+    angles = torch.from_numpy(rotary_table(side))
+    tables = {
+        "rope.freqs_cos": angles.cos().to(dtype),
+        "blocks.0.attn.rope.freqs_sin": angles.sin(),
+    }
+    weights |= {f"visual.{name}": value for name, value in tables.items()}
+    load_released(write(tmp_path / "tower.pt", weights))
+    for name, value in tables.items():
+        for change, message in (
+            (value[1:], rf"'visual.{name}' is \({side * side - 1}, 64\).*\({side * side}, 64\)"),
+            (value.flip(0), f"'visual.{name}' is up to .* away from the tower's own rotary table"),
+            (spoil_one(value, float("nan")), f"'visual.{name}' is up to nan away"),
+        ):
+            path = write(tmp_path / "bad.pt", {**weights, f"visual.{name}": change})
+            with pytest.raises(InputError, match=f"bad.pt: weight {message}"):
+                load_released(path)
 
 
 class Bomb:

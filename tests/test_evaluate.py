@@ -638,6 +638,31 @@ def test_a_partner_that_cannot_be_proved_must_have_the_right_name(encoder_file: 
         load_partner(unproved, ALONE.device, "ViT-B-32-quickgelu", "openai")
     with pytest.raises(InputError, match=r"nowhere\.pt"):
         load_partner(unproved, ALONE.device, None, "nowhere.pt")
+    for tag in ("metaclip_400m", "dfn2b"):
+        with pytest.raises(InputError, match=f"{tag}: .* against ViT-B-16-quickgelu's openai; le"):
+            load_partner(unproved, ALONE.device, None, tag)
+
+
+def test_a_file_in_the_place_of_a_tag_is_trusted_and_said(world: Path, tmp_path: Path) -> None:
+    vision = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "trusted.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "trusted.json")
+    torch.save(open_clip.create_model("trusted").state_dict(), tmp_path / "clip.pt")
+    teacher = load_teacher("trusted", str(tmp_path / "clip.pt"), ALONE.device)
+    student = make_student(teacher, InputConfig(slice_events=500), None)
+    shards = open_shard_set(world / "shards")
+    told = EvalConfig(workers=0, pretrained=str(tmp_path / "clip.pt"))
+    for known, note in (("", "holds trusted's openai, against which"), (teacher.sha256, None)):
+        facts = EncoderFacts(
+            student.spec, InputConfig(slice_events=500), "trusted", "openai", known
+        )
+        save_encoder(tmp_path / "e.safetensors", student.visual.state_dict(), facts)
+        report = evaluate(tmp_path / "e.safetensors", shards, told, ALONE)
+        assert ("by trust" in report.to_markdown()) == bool(note)
+        assert any("it is trusted" in line for line in report.lines()) == bool(note)
+        assert note is None or note in report.lines()[-1]
 
 
 def test_one_command_on_two_processes_with_readers_says_the_same(

@@ -37,12 +37,12 @@ from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
 from ezsr_train.ranks import Ranks
 from ezsr_train.recording import Recordings
 from ezsr_train.recording_files import RecordingFiles
-from ezsr_train.report import REPORT_FILES, Report
+from ezsr_train.report import BY_TRUST, REPORT_FILES, Report
 from ezsr_train.shard_files import ShardSet
 from ezsr_train.teacher import Teacher
 from ezsr_train.teacher_cache import open_cache
 from ezsr_train.templates import read_templates, templates_for
-from ezsr_train.texts import embed_classes_once, load_partner, name_classes
+from ezsr_train.texts import embed_classes_once, is_file, load_partner, name_classes
 
 _LIBRARIES = ("ezsr", "torch", "open_clip_torch", "numpy")
 _OFFICIAL_SLICE, _OFFICIAL_JITTER = 15_000, 2_000
@@ -163,7 +163,7 @@ def evaluate(
         dict(skipped.most_common()),
         {
             "protocol": protocol,
-            "checkpoint": _describe_checkpoint(Path(checkpoint), facts, teacher),
+            "checkpoint": _describe_checkpoint(checkpoint, facts, teacher, config.pretrained),
             "data": _describe_data(recordings, source),
             "versions": {name: version(name) for name in _LIBRARIES} | {"code": code_version()},
         },
@@ -289,17 +289,26 @@ def _describe_file(choice: str | None) -> str | None:
     return f"{choice} (sha256 {hash_file(Path(choice))[:12]})"
 
 
-def _describe_checkpoint(path: Path, facts: EncoderFacts, teacher: Teacher) -> dict[str, Any]:
+def _describe_checkpoint(
+    checkpoint: str | Path, facts: EncoderFacts, teacher: Teacher, pretrained: str | None
+) -> dict[str, Any]:
     return {
-        "file": path.name,
-        "sha256": hash_file(path),
+        "file": Path(checkpoint).name,
+        "sha256": hash_file(Path(checkpoint)),
         "model": facts.model,
         "pretrained": facts.pretrained,
         "text_tower": teacher.name,
         "text_tower_sha256": teacher.sha256,
-        "text_tower_is": "that of training" if facts.teacher_sha256 else "the name's, by trust",
+        "text_tower_is": _describe_proof(facts, pretrained),
         "trained_with": asdict(facts.input),
     }
+
+
+def _describe_proof(facts: EncoderFacts, pretrained: str | None) -> str:
+    """Return how it is known that the text tower belongs to the encoder."""
+    if facts.teacher_sha256:
+        return "that of training, by its sha256"
+    return BY_TRUST if is_file(pretrained) else "the one of model and tag"
 
 
 def _describe_data(recordings: Recordings, source: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ezsr_train.zeroshot import Accuracy
 REPORT_FILE, MARKDOWN_FILE = "report.json", "report.md"
 CONFUSION_FILE, ANSWERS_FILE = "confusion.png", "answers.csv"
 REPORT_FILES = (REPORT_FILE, MARKDOWN_FILE, CONFUSION_FILE, ANSWERS_FILE)
+BY_TRUST = "a local file's, by trust"
 _NAMED_CLASSES = 40
 _TOP = 5
 
@@ -69,6 +70,12 @@ class Report:
             found.append(
                 f"note: one slice holds all events of {alike} recordings, so --slices changes "
                 f"nothing there; give a smaller --slice-events"
+            )
+        checkpoint = self.facts.get("checkpoint", {})
+        if checkpoint.get("text_tower_is") == BY_TRUST:
+            found.append(
+                f"note: nothing proves that the text tower's file holds {checkpoint['model']}'s "
+                f"{checkpoint['pretrained']}, against which the encoder was trained; it is trusted"
             )
         if "knn" in self.variants:
             translated = accuracy(list(self.variants["knn"]))

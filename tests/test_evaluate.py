@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_import import write_aer40
+from test_import import write_aer40, write_npz
 
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
 
 import open_clip  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
-from ezsr_shards.datasets import open_recording  # noqa: E402
+from ezsr_shards.datasets import known_classes, open_recording  # noqa: E402
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
 from ezsr_shards.formats.raw import Convention  # noqa: E402
 from ezsr_shards.importer import import_recordings, list_recordings  # noqa: E402
@@ -281,9 +281,24 @@ def test_the_official_protocol_is_fixed_and_said(world: Path, encoder_file: Path
     assert told["protocol"] == "official, adapted to this encoder"
     assert told["templates"] == "imagenet"
     assert len(told["prompts"]) == 80
+    assert told["class_names"].startswith("those of the set, which are not the authors'")
+    assert report.lines()[-1].startswith(
+        "note: the official protocol, but the class names are those"
+    )
     for options in ({"slices": 2}, {"slice_events": 10}, {"templates": "a"}, {"classnames": "b"}):
         with pytest.raises(ConfigError, match="the official protocol fixes it"):
             EvalConfig(protocol="official", **options)  # type: ignore[arg-type]
+
+
+def test_the_official_class_names_are_imagenets(encoder_file: Path, tmp_path: Path) -> None:
+    for n, one in enumerate(known_classes("n-imagenet")[:3]):
+        write_npz(tmp_path / "extracted_val" / one.shown.folder / f"{n}.npz", n)
+    listed = list_recordings("n-imagenet", tmp_path)
+    for official, names in ((True, "the authors' for ImageNet"), (False, "those of the set")):
+        config = EvalConfig(protocol="official" if official else "fixed", workers=0)
+        report = evaluate(encoder_file, RecordingFiles(listed), config, ALONE)
+        assert report.facts["protocol"]["class_names"] == names
+        assert not any("class names" in line for line in report.lines())
 
 
 def test_broken_recordings_are_left_out_and_too_many_end_it(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from ezsr_shards.datasets import known_classes
 from ezsr_shards.errors import (
     ConfigError,
     InputError,
@@ -37,7 +39,7 @@ from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
 from ezsr_train.ranks import Ranks
 from ezsr_train.recording import Recordings
 from ezsr_train.recording_files import RecordingFiles
-from ezsr_train.report import BY_TRUST, REPORT_FILES, Report
+from ezsr_train.report import BY_TRUST, OWN_NAMES, REPORT_FILES, Report
 from ezsr_train.shard_files import ShardSet
 from ezsr_train.teacher import Teacher
 from ezsr_train.teacher_cache import open_cache
@@ -140,6 +142,7 @@ def evaluate(
     skipped = _judge(found, answers, config, ranks)
     variants: dict[str, tuple[Answer, ...]] = {}
     protocol = _describe_protocol(config, options, encoder, chosen)
+    protocol["class_names"] = _describe_names(config, names)
     if config.slices > 1:
         protocol["recordings_with_all_slices_alike"] = sum(ranks.collect([found.alike]))
     if pool is not None:
@@ -272,7 +275,6 @@ def _describe_protocol(
         "representation": options.input.representation,
         "geometry": options.input.geometry,
         "event_image_px": options.events_px,
-        "class_names": _describe_file(config.classnames) or "those of the set",
         "templates": _describe_file(templates),
         "prompts": list(read_templates(templates)),
         "precision": "fp32",
@@ -280,6 +282,14 @@ def _describe_protocol(
     if config.pool is not None:
         facts |= {"knn": config.knn, "knn_temperature": config.knn_temperature}
     return facts
+
+
+def _describe_names(config: EvalConfig, names: Sequence[str]) -> str:
+    """Return whose words name the classes; the official protocol has those of ImageNet."""
+    if config.protocol != "official":
+        return _describe_file(config.classnames) or "those of the set"
+    theirs = [one.shown.name for one in known_classes("n-imagenet")]
+    return "the authors' for ImageNet" if list(names) == theirs else OWN_NAMES
 
 
 def _describe_file(choice: str | None) -> str | None:

@@ -7,8 +7,10 @@
 Towers of both families are built in the authors' package, with random weights, large ones with few
 blocks; ours read their state dicts, and embed the same random pictures. Then the authors' data set
 and ours cut the same slices from recordings, which are parts of the one that is given, and
-`--protocol official` scores them over 1,000 random texts. Nothing of the authors' is copied: it is
-imported from the checkout. Results go to benchmarks/results/authors_check.json.
+`--protocol official` scores them over 1,000 random texts: once as the recording is stored, and once
+sorted by (t, y, x), as our samples are, so that slices hold the same events. Nothing of the
+authors' is copied: it is imported from the checkout. Results go to
+benchmarks/results/authors_check.json.
 """
 
 from __future__ import annotations

@@ -5,12 +5,21 @@ from __future__ import annotations
 import sys
 from math import comb
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
+
+from ezsr_shards.events import EventStream  # noqa: E402
+from ezsr_train.config import InputConfig  # noqa: E402
+from ezsr_train.prepare import View, cut_slice  # noqa: E402
+from ezsr_train.recording import StreamRecording  # noqa: E402
+
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from transfer import compare_pairs
+from authors_check import Seen, compare_seen, fixed_chance  # noqa: E402
+from transfer import compare_pairs  # noqa: E402
 
 
 def test_pairs_are_compared_by_those_that_differ() -> None:
@@ -27,3 +36,28 @@ def test_pairs_are_compared_by_those_that_differ() -> None:
     same = compare_pairs(first, first)
     assert same["McNemar p"] == 1.0
     assert same["95%"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("view", [View(7, 0.0), View(7, 0.99), View(7, 0.5), View(30, 0.3)])
+def test_the_draws_given_to_another_evaluator_are_our_slice(view: View) -> None:
+    x = np.arange(20, dtype=np.uint16)
+    stream = EventStream(x, x, x.astype(np.int64), x % 2, 20, 20, 20)
+    chance = fixed_chance(view, len(stream))
+    length = chance.randint(13_000, 17_000)
+    start = chance.choice(range(max(len(x) - length + 1, 0)))
+    ours = cut_slice(StreamRecording(stream), InputConfig(), 20, view)
+    assert np.array_equal(ours.x, x[start : start + length])
+
+
+def test_the_largest_difference_of_two_evaluations_is_told() -> None:
+    rows = {name: torch.eye(4)[n] for n, name in enumerate("abc")}
+    images = {name: torch.zeros(3, 2, 2) for name in rows}
+    ours = Seen(images, rows)
+    same = compare_seen(ours, Seen(dict(reversed(images.items())), dict(reversed(rows.items()))))
+    assert same["largest logit difference"] == same["largest event image difference"] == 0
+    assert same["other answers"] == 0
+    other = Seen({**images, "b": torch.full((3, 2, 2), -0.25)}, {**rows, "b": -rows["b"]})
+    found = compare_seen(ours, other)
+    assert found["largest event image difference"] == 0.25
+    assert found["other answers"] == 1
+    assert 0 < found["largest logit difference"] <= 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, smooth_picture, write_picture
@@ -190,10 +191,20 @@ def test_files_that_miss_the_form_get_one_sentence(
     assert said.count("\n") == 1, said
 
 
-@pytest.mark.parametrize("arguments", [[], ["only-images"]])
-def test_missing_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert synth(arguments) == 2
-    assert "--help" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        ((synth,), "IMAGES, OUT"),
+        ((synth, "only-images"), "OUT"),
+        ((shards, "info"), "OUT"),
+    ],
+)
+def test_missing_arguments_are_named_as_they_are_written(
+    arguments: tuple[Any, ...], missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *words = arguments
+    assert command(words) == 2
+    assert f"required: {missing} (see " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["info", "verify", "view"])

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_import import write_aer40
+from test_import import write_aer40, write_npz
 
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
 
 import open_clip  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
+from ezsr_shards.datasets import known_classes, open_recording  # noqa: E402
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError  # noqa: E402
+from ezsr_shards.formats.raw import Convention  # noqa: E402
 from ezsr_shards.importer import import_recordings, list_recordings  # noqa: E402
 from ezsr_shards.making import RunOptions  # noqa: E402
 from ezsr_shards.shard import write_shard  # noqa: E402
@@ -279,9 +281,24 @@ def test_the_official_protocol_is_fixed_and_said(world: Path, encoder_file: Path
     assert told["protocol"] == "official, adapted to this encoder"
     assert told["templates"] == "imagenet"
     assert len(told["prompts"]) == 80
+    assert told["class_names"].startswith("those of the set, which are not the authors'")
+    assert report.lines()[-1].startswith(
+        "note: the official protocol, but the class names are those"
+    )
     for options in ({"slices": 2}, {"slice_events": 10}, {"templates": "a"}, {"classnames": "b"}):
         with pytest.raises(ConfigError, match="the official protocol fixes it"):
             EvalConfig(protocol="official", **options)  # type: ignore[arg-type]
+
+
+def test_the_official_class_names_are_imagenets(encoder_file: Path, tmp_path: Path) -> None:
+    for n, one in enumerate(known_classes("n-imagenet")[:3]):
+        write_npz(tmp_path / "extracted_val" / one.shown.folder / f"{n}.npz", n)
+    listed = list_recordings("n-imagenet", tmp_path)
+    for official, names in ((True, "the authors' for ImageNet"), (False, "those of the set")):
+        config = EvalConfig(protocol="official" if official else "fixed", workers=0)
+        report = evaluate(encoder_file, RecordingFiles(listed), config, ALONE)
+        assert report.facts["protocol"]["class_names"] == names
+        assert not any("class names" in line for line in report.lines())
 
 
 def test_broken_recordings_are_left_out_and_too_many_end_it(
@@ -441,14 +458,69 @@ def test_a_classifier_equals_the_evaluation(world: Path, encoder_file: Path) -> 
         ({"x": [1], "y": [1], "t": [0], "p": [1]}, "size: columns do not tell"),
         ("nowhere.npz", "no such file"),
         ("events.mp4", "suffix"),
+        ("empty.bin", r"recording empty\.bin: no-events; give a whole recording, and its own size"),
+        (Path("bad.npz"), r"recording bad\.npz: unreadable .*give a whole recording"),
     ],
 )
-def test_a_classifier_says_what_is_wrong(events: object, message: str, encoder_file: Path) -> None:
+def test_a_classifier_says_what_is_wrong(
+    events: object,
+    message: str,
+    encoder_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.bin").touch()
+    Path("bad.npz").write_bytes(b"PK no archive")
     classifier = EventClassifier.from_checkpoint(encoder_file)
+    size = (8, 8) if events == "empty.bin" else None
     with pytest.raises((ConfigError, InputError), match=message):
-        classifier.embed(events)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="give a list of different texts"):
-        classifier.classify(np.zeros((1, 4)), "a dog")
+        classifier.embed(events, size=size)  # type: ignore[arg-type]
+    for texts in ("a dog", None, 3, [], [1, 2], ["a dog", "a dog"]):
+        with pytest.raises(ConfigError, match="give a list of different texts"):
+            classifier.classify(np.zeros((1, 4)), texts)  # type: ignore[arg-type]
+
+
+def test_one_recording_is_not_taken_for_several(world: Path, encoder_file: Path) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    stream = next(iterate_samples(world / "shards")).events
+    columns = {name: getattr(stream, name) for name in "xytp"}
+    table = np.zeros((5, 4))
+    for one in (stream, stream.to_structured(), columns, table, "a.npz", Path("a.npz"), None, 3):
+        with pytest.raises(ConfigError, match=f"recordings: {type(one).__name__}, not several"):
+            classifier.classify_all(one, ["a dog", "a cat"])  # type: ignore[arg-type]
+
+
+def test_a_sensor_is_any_two_whole_numbers_and_never_idle(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    stream = next(iterate_samples(world / "shards")).events
+    records, row = stream.to_structured(), classifier.embed(stream)
+    for size in ([48, 32], np.array([48, 32]), (np.int32(48), np.int64(32)), (48, 32)):
+        assert torch.equal(classifier.embed(records, size=size), row)
+        assert torch.equal(classifier.embed(stream, size=size), row)
+    for size in ((48,), (48, 32, 2), "48x32", (48.0, 32.0), 48, (0, 32), (-1, 2), (48, 40_000)):
+        with pytest.raises(ConfigError, match=r"size .*: give the sensor's \(width, height\)"):
+            classifier.embed(records, size=size)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"own is \(48, 32\); leave size out"):
+        classifier.embed(stream, size=(32, 48))
+    for events in (stream, records):
+        with pytest.raises(ConfigError, match="format 'npy': only files have one"):
+            classifier.embed(events, size=(48, 32), format="npy")
+    with pytest.raises(InputError, match=r"events: off-sensor .*give a whole recording, and"):
+        classifier.embed(records, size=(8, 8))
+
+
+def test_a_classifier_takes_recordings_with_other_axes(
+    world: Path, encoder_file: Path, tmp_path: Path
+) -> None:
+    classifier = EventClassifier.from_checkpoint(encoder_file)
+    records = next(iterate_samples(world / "shards")).events.to_structured()
+    np.save(tmp_path / "recording.npy", records)
+    turned = open_recording(tmp_path / "recording.npy", None, (48, 32), Convention(flip_x=True))
+    records["x"] = 47 - records["x"]
+    assert torch.equal(classifier.embed(turned), classifier.embed(records, size=(48, 32)))
 
 
 def test_larger_towers_see_the_image_enlarged_by_nearest(world: Path) -> None:
@@ -581,6 +653,31 @@ def test_a_partner_that_cannot_be_proved_must_have_the_right_name(encoder_file: 
         load_partner(unproved, ALONE.device, "ViT-B-32-quickgelu", "openai")
     with pytest.raises(InputError, match=r"nowhere\.pt"):
         load_partner(unproved, ALONE.device, None, "nowhere.pt")
+    for tag in ("metaclip_400m", "dfn2b"):
+        with pytest.raises(InputError, match=f"{tag}: .* against ViT-B-16-quickgelu's openai; le"):
+            load_partner(unproved, ALONE.device, None, tag)
+
+
+def test_a_file_in_the_place_of_a_tag_is_trusted_and_said(world: Path, tmp_path: Path) -> None:
+    vision = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "trusted.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "trusted.json")
+    torch.save(open_clip.create_model("trusted").state_dict(), tmp_path / "clip.pt")
+    teacher = load_teacher("trusted", str(tmp_path / "clip.pt"), ALONE.device)
+    student = make_student(teacher, InputConfig(slice_events=500), None)
+    shards = open_shard_set(world / "shards")
+    told = EvalConfig(workers=0, pretrained=str(tmp_path / "clip.pt"))
+    for known, note in (("", "holds trusted's openai, against which"), (teacher.sha256, None)):
+        facts = EncoderFacts(
+            student.spec, InputConfig(slice_events=500), "trusted", "openai", known
+        )
+        save_encoder(tmp_path / "e.safetensors", student.visual.state_dict(), facts)
+        report = evaluate(tmp_path / "e.safetensors", shards, told, ALONE)
+        assert ("by trust" in report.to_markdown()) == bool(note)
+        assert any("it is trusted" in line for line in report.lines()) == bool(note)
+        assert note is None or note in report.lines()[-1]
 
 
 def test_one_command_on_two_processes_with_readers_says_the_same(

@@ -162,6 +162,17 @@ def test_a_recording_of_ones_own_has_no_picture(
         (["EVENTS", "--out", "OUT"], "text"),
         (["EVENTS", "--text", "a", "--out", "OUT", "--input-px", "64"], "only ResNets"),
         (["EVENTS", "--text", "a", "--out", "nowhere/map.png"], "cannot be written"),
+        (["EVENTS", "--text", "a", "--text", " ", "--out", "OUT"], "none of them empty"),
+        (["EVENTS", "--text", "a", "--text", "a", "--out", "OUT"], "give different texts"),
+        (["EVENTS", "--text", "a", "--out", "OUT", "--format", "npz"], "leave --format out"),
+        (["EVENTS", "--text", "a", "--out", "OUT", "--size", "48x32"], "leave --size out"),
+        (["FILE", "--text", "a", "--out", "OUT", "--sample", "1"], "leave --sample out"),
+        (["FILE", "--text", "a", "--out", "OUT", "--key", "a"], "leave --key out"),
+        (["EVENTS", "--text", "a", "--out", "OUT", "--key", "a", "--sample", "1"], "sample 1"),
+        (
+            ["EVENTS", "--text", "a", "--out", "OUT", "--method", "raw", "--attention", "vv"],
+            "attention vv: --method raw shows the tower's own",
+        ),
     ],
 )
 def test_mistakes_end_in_a_sentence(
@@ -172,12 +183,18 @@ def test_mistakes_end_in_a_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    places = {"EVENTS": str(world / "shards"), "OUT": str(tmp_path / "map.png")}
+    np.save(tmp_path / "mine.npy", next(iterate_samples(world / "shards")).events.to_structured())
+    places = {
+        "EVENTS": str(world / "shards"),
+        "FILE": str(tmp_path / "mine.npy"),
+        "OUT": str(tmp_path / "map.png"),
+    }
     words = [places.get(word, word) for word in arguments]
     assert heatmap([*words, "--checkpoint", str(encoder_file)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert message in said
+    assert not (tmp_path / "map.png").exists()
 
 
 def test_other_sizes_of_a_resnet_are_multiples_of_its_stride(world: Path) -> None:

@@ -155,8 +155,11 @@ def test_generic_formats_take_folders_as_classes_or_none(tmp_path: Path) -> None
 
 def test_the_sensor_must_be_known(tmp_path: Path) -> None:
     write_npz(tmp_path / "one.npz", 1)
-    with pytest.raises(ConfigError, match="does not tell its sensor"):
+    with pytest.raises(ConfigError, match="does not tell its sensor; give --size WxH, or --format"):
         open_recording(tmp_path / "one.npz")
+    (tmp_path / "two.aedat").touch()
+    with pytest.raises(ConfigError, match="say which with --format"):
+        open_recording(tmp_path / "two.aedat")
     assert open_recording(tmp_path / "one.npz", size=(40, 40)).width == 40
     assert open_recording(tmp_path / "one.npz", "n-imagenet").width == 640
     with pytest.raises(RecordingError, match="off-sensor"):
@@ -172,7 +175,9 @@ def test_the_sensor_must_be_known(tmp_path: Path) -> None:
         (("--format", "bullying10k", "ROOT", "OUT"), "--allow-pickle"),
         (("--format", "n-mnist", "ROOT", "OUT", "--size", "3by4"), "size '3by4'"),
         (("--format", "n-mnist", "ROOT", "OUT", "--list", "no.txt"), "no.txt"),
-        (("ROOT", "OUT"), "format"),
+        (("ROOT", "OUT"), "required: --format (see"),
+        (("--format", "n-mnist", "ROOT"), "required: OUT (see"),
+        ((), "required: --format, ROOT, OUT (see"),
     ],
 )
 def test_mistakes_end_in_a_sentence(
@@ -194,6 +199,10 @@ def test_files_in_no_class_folder_are_refused(digits: Path) -> None:
     write_aer40(digits / "Train" / "eleven" / "1.bin", 1)
     with pytest.raises(InputError, match=r"'Train/eleven/1\.bin' lies in no class folder"):
         list_recordings("n-mnist", digits, ImportOptions("train"))
+    with pytest.raises(InputError, match=r"--list FILE.* --labels none"):
+        list_recordings("n-mnist", digits, ImportOptions("train"))
+    unlabelled = list_recordings("n-mnist", digits, ImportOptions("train", labels="none"))
+    assert "Train/eleven/1.bin" in unlabelled.paths
 
 
 def test_the_command_line_imports_describes_and_draws(
@@ -336,7 +345,7 @@ def test_what_an_import_lacks_is_said_before_anything_is_written(
     words = ["import", "--format", "npz", str(tmp_path / "tree"), str(tmp_path / "out")]
     assert main(words) == 2
     said = capsys.readouterr().err
-    assert "give size WxH" in said
+    assert "give --size WxH" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
     assert main([*words, "--size", "34x34", "--workers", "1"]) == 0

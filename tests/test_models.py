@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs pip install 'ezsr[train]'")
 import open_clip  # noqa: E402
+from huggingface_hub import constants as hub  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
@@ -166,6 +168,42 @@ def test_models_that_are_none_are_refused(models: Path) -> None:
         load_teacher("ViT-B-32-quickgelu", None, CPU)
     with pytest.raises(InputError, match="no such file"):
         load_teacher("tiny", "nowhere.pt", CPU)
+
+
+def test_without_a_network_one_sentence_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At once, and without the log of a client that goes on trying."""
+
+    def refuse(*_: object) -> None:
+        raise OSError("no network")
+
+    def give_up(_: float) -> None:
+        raise AssertionError("waited to try again")
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("ezsr_train.teacher.getproxies", dict)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("time.sleep", give_up)
+    for model, tag in (("ViT-B-16-quickgelu", "openai"), ("EVA02-B-16", "merged2b_s8b_b131k")):
+        with pytest.raises(InputError, match=f"'{tag}': .* reached.* local file with --pretrained"):
+            load_teacher(model, tag, CPU)
+    assert capfd.readouterr().err == ""
+    assert not hub.HF_HUB_OFFLINE
+
+
+def test_a_download_that_fails_otherwise_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub").error("Retrying in 1s [Retry 1/5].")
+        raise RuntimeError("401\n\n  unauthorized")
+
+    monkeypatch.setattr("ezsr_train.teacher._reaches", lambda url: True)
+    monkeypatch.setattr(open_clip, "create_model", fail)
+    with pytest.raises(InputError, match=r"not to be had \(401 unauthorized\); give a local file"):
+        load_teacher("ViT-B-16-quickgelu", "openai", CPU)
+    assert capfd.readouterr().err == ""
 
 
 def test_clip_files_are_checked(world: Path, tmp_path: Path) -> None:

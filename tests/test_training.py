@@ -31,7 +31,7 @@ from ezsr_train.config import (  # noqa: E402
     OptimConfig,
     TrainConfig,
 )
-from ezsr_train.encoder import load_encoder, make_student  # noqa: E402
+from ezsr_train.encoder import load_encoder, make_student, open_encoder  # noqa: E402
 from ezsr_train.loop import train  # noqa: E402
 from ezsr_train.optimize import depths_of, learning_rate, make_optimizer  # noqa: E402
 from ezsr_train.ranks import Ranks  # noqa: E402
@@ -228,6 +228,9 @@ def test_training_lowers_its_loss_and_leaves_what_it_promises(world: Path, tmp_p
     assert largest_difference(exported.visual.state_dict(), average) == 0
     assert facts.input == told.input
     assert facts.teacher_sha256 == summary["teacher_sha256"]
+    for path in (out / "best.pt", list_checkpoints(out)[-1]):
+        with pytest.raises(InputError, match=r"a training checkpoint, .*encoder\.safetensors"):
+            open_encoder(path)
 
 
 def test_metrics_go_to_tensorboard_and_wandb(

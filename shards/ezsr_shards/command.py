@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
@@ -48,6 +48,7 @@ def parse_arguments(
         options: Namespace = parser.instantiate(parser.parse_args(argv))
     except argparse.ArgumentError as error:
         text = _in_our_words(" ".join(str(error).split()), named or {})
+        text = _as_written(text, parser)
         raise ConfigError(f"{text} (see {parser.prog} --help)") from error
     except (TypeError, ValueError, AttributeError) as error:  # YAML of other shapes than ours
         text = " ".join(str(error).split())
@@ -73,7 +74,25 @@ def _in_our_words(text: str, named: Mapping[str, str]) -> str:
     if found and (choice or kinds):
         remedy = choice.group(1).replace("'", "").replace(", ", " or ") if choice else kinds[0]
         return f"{found.group(1)} {found.group(3) or repr('')}: give {remedy}"
-    return text.replace("required: import.", "required: --")
+    return text
+
+
+def _as_written(text: str, parser: argparse.ArgumentParser) -> str:
+    """Return an error's text with the arguments that it misses as the command line has them."""
+    head, required, names = text.partition(" required: ")
+    written = dict(_spellings(parser))
+    return head + required + ", ".join(written.get(name, name) for name in names.split(", "))
+
+
+def _spellings(parser: argparse.ArgumentParser, above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the name that jsonargparse gives an argument, and how a command line spells it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, one in action.choices.items():
+                yield from _spellings(one, f"{command}.")
+        else:
+            shown = action.option_strings[0] if action.option_strings else action.metavar
+            yield above + action.dest, str(shown or action.dest)
 
 
 def say(text: str) -> None:

@@ -218,18 +218,21 @@ def open_recording(
     reader = readers.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(readers)
-        hint = "" if data_set else "; say which with format (.aedat is cifar10-dvs, or paf)"
+        hint = "" if data_set else "; say which with --format (.aedat is cifar10-dvs, or paf)"
         raise ConfigError(f"recording {path}: its suffix is none of {known}{hint}")
     if not path.is_file():
         raise InputError(f"recording {path}: no such file")
     if data_set and data_set.pickled and not allow_pickle:
         raise ConfigError(
             f"recording {path}: a Python pickle, which can run code; import it first, with "
-            f"ezsr-shards import --allow-pickle"
+            f"ezsr-shards import --allow-pickle (in Python open_recording(..., allow_pickle=True))"
         )
     raw = reader(path)
     told = (raw.width, raw.height) if raw.width and raw.height else None
     sensor = size or told or (data_set.size if data_set else None)
     if sensor is None:
-        raise ConfigError(f"recording {path}: it does not tell its sensor; give size WxH or format")
+        raise ConfigError(
+            f"recording {path}: it does not tell its sensor; give --size WxH, or --format where "
+            f"it is a known data set's (in Python size=(W, H), format=...)"
+        )
     return arrange(raw, *sensor, convention)

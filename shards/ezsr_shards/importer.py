@@ -302,7 +302,8 @@ def _label(
             if label is None:
                 raise InputError(
                     f"ROOT {root}: {path!r} lies in no class folder of {data_set.name}, such as "
-                    f"{known[0].shown.folder!r}"
+                    f"{known[0].shown.folder!r}; leave it out with --list FILE, or import all "
+                    f"without labels, ezsr-shards import --labels none"
                 )
         return tuple(one.shown for one in known), labels
     if all("/" not in path for path in there):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ezsr_shards.datasets import open_recording
-from ezsr_shards.errors import ConfigError, check_number
+from ezsr_shards.errors import ConfigError, InputError, check_number
 from ezsr_shards.events import MAX_SIDE_PX, EventStream
 from ezsr_shards.formats.arrays import raw_from_array, raw_from_columns
-from ezsr_shards.formats.raw import arrange
+from ezsr_shards.formats.raw import RecordingError, arrange
 from ezsr_train.batches import Item, ReadOptions, collate, prepare_item
 from ezsr_train.encoder import EncoderFacts, EventEncoder, open_encoder
 from ezsr_train.prepare import SliceRule
@@ -27,8 +29,9 @@ from ezsr_train.zeroshot import embed_classes
 
 Events = EventStream | npt.NDArray[Any] | Mapping[str, Any] | str | Path
 """A recording: our stream; an array with fields x, y, t, p, or (N, 4) in that order; a mapping of
-such columns; or the path of a file in any format that `ezsr-shards import` knows."""
-Size = tuple[int, int]
+such columns; or the path of a file in any format that `ezsr-shards import` knows. What
+`open_recording` returns is a stream too: it also turns axes, and reads pickles if allowed."""
+Size = Sequence[int]
 _AT_ONCE = 64
 
 
@@ -77,7 +80,7 @@ class EventClassifier:
     ) -> dict[str, float]:
         """Return the probability of each text, in the order given.
 
-        size    the sensor's (width, height), where the events do not tell it
+        size    the sensor's (width, height) in pixels, where the events do not tell it
         format  of a file, where its name does not tell
         slices  of the recording whose embeddings are averaged
         """
@@ -92,12 +95,9 @@ class EventClassifier:
         slices: int = 1,
     ) -> list[dict[str, float]]:
         """Return the probabilities for each of several recordings."""
-        texts = texts if isinstance(texts, str) else list(texts)
-        plain = not isinstance(texts, str) and all(isinstance(text, str) for text in texts)
-        if not plain or not len(texts) or len(set(texts)) < len(texts):
-            raise ConfigError(f"texts {texts!r}: give a list of different texts to choose from")
+        texts = _check_texts(texts)
         rows = self.embed_all(recordings, size, format, slices)
-        prompts = embed_classes(self.teacher.clip, self.teacher.tokenizer, list(texts), ("{}",))
+        prompts = embed_classes(self.teacher.clip, self.teacher.tokenizer, texts, ("{}",))
         scale = self.teacher.clip.logit_scale.exp()  # type: ignore[operator]
         shares = F.softmax(scale * rows.to(prompts.device) @ prompts.T, dim=1)
         return [dict(zip(texts, row, strict=True)) for row in shares.tolist()]
@@ -124,6 +124,7 @@ class EventClassifier:
         if type(slices) is not int:
             raise ConfigError(f"slices {slices!r}: give a whole number")
         check_number("slices", slices, 1, 1000)
+        _check_several(recordings)
         options = ReadOptions(self.facts.input, self.encoder.events_px, None)
         rule, rows, items = SliceRule(slices), list[Tensor](), list[Item]()
         for events in recordings:
@@ -147,16 +148,37 @@ class EventClassifier:
 def as_stream(events: Events, size: Size | None = None, format: str | None = None) -> EventStream:
     """Return a recording in whatever form as an EventStream.
 
-    Raises ConfigError where the sensor's size is not known, RecordingError or ShardError for
-    broken events.
+    Raises ConfigError where the sensor's size is not known, or told to what tells it; InputError
+    or ShardError for broken events.
     """
-    if size is not None and not _is_size(size):
-        raise ConfigError(f"size {size!r}: give the sensor's (width, height) in whole pixels")
-    if isinstance(events, EventStream):
-        events.check()
-        return events
-    if isinstance(events, str | Path):
-        return open_recording(events, format, size)
+    sensor = None if size is None else _read_size(size)
+    file = events if isinstance(events, str | Path) else None
+    if format is not None and file is None:
+        kind = type(events).__name__
+        raise ConfigError(f"format {format!r}: only files have one; leave it out for {kind}")
+    try:
+        if file is not None:
+            return open_recording(file, format, sensor)
+        if isinstance(events, EventStream):
+            return _check_stream(events, sensor)
+        return _arrange_columns(events, sensor)
+    except RecordingError as error:
+        what = "events" if file is None else f"recording {file}"
+        remedy = "size" if file is None else "size and format where its name does not tell"
+        raise InputError(
+            f"{what}: {error}; give a whole recording, and its own {remedy}"
+        ) from error
+
+
+def _check_stream(events: EventStream, sensor: tuple[int, int] | None) -> EventStream:
+    events.check()
+    own = events.width, events.height
+    if sensor not in (None, own):
+        raise ConfigError(f"size {sensor}: the EventStream's own is {own}; leave size out")
+    return events
+
+
+def _arrange_columns(events: Any, sensor: tuple[int, int] | None) -> EventStream:
     if isinstance(events, Mapping):
         raw = raw_from_columns(events)
     elif isinstance(events, np.ndarray):
@@ -166,14 +188,35 @@ def as_stream(events: Events, size: Size | None = None, format: str | None = Non
             f"events: {type(events).__name__}; give an EventStream, a structured array, a dict of "
             f"columns, or a path"
         )
-    if size is None:
+    if sensor is None:
         raise ConfigError("size: columns do not tell the sensor; give size=(width, height)")
-    return arrange(raw, *size)
+    return arrange(raw, *sensor)
 
 
-def _is_size(size: object) -> bool:
-    return (
-        isinstance(size, tuple)
-        and len(size) == 2
-        and all(isinstance(side, int) and 0 < side <= MAX_SIDE_PX for side in size)
-    )
+def _read_size(size: Size) -> tuple[int, int]:
+    """Return (width, height) in pixels of any two whole numbers, numpy's included."""
+    with suppress(TypeError, ValueError):
+        width, height = (index(side) for side in size)
+        if 0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX:
+            return width, height
+    raise ConfigError(f"size {size!r}: give the sensor's (width, height) in whole pixels")
+
+
+def _check_texts(texts: Iterable[str]) -> list[str]:
+    """Return different texts as a list; raise ConfigError for anything else."""
+    listed = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
+    plain = all(isinstance(text, str) for text in listed)
+    if not plain or not 0 < len(set(listed)) == len(listed):
+        raise ConfigError(f"texts {texts!r}: give a list of different texts to choose from")
+    return listed
+
+
+def _check_several(recordings: Iterable[Events]) -> None:
+    """Raise ConfigError where one recording, or none, stands for several."""
+    array = isinstance(recordings, np.ndarray) and (recordings.dtype.names or recordings.ndim == 2)
+    one = array or isinstance(recordings, EventStream | Mapping | str | Path)
+    if one or not isinstance(recordings, Iterable):
+        raise ConfigError(
+            f"recordings: {type(recordings).__name__}, not several; give a list of recordings, or "
+            f"one to classify or embed"
+        )

@@ -6,7 +6,8 @@ No network and no registry are needed to load such a file, and nothing in it is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ezsr_train.tower import TowerSpec
 METADATA_KEY = "ezsr_clip"
 FORMAT_VERSION = 1
 _WRAPPERS = ("state_dict", "model", "module")
+_OF_TRAINING = {"student", "optimizer", "origin"}
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -80,7 +82,7 @@ def load_clip(path: Path) -> tuple[open_clip.CLIP, Tokenizer, ClipArchitecture]:
 
     Raises InputError unless every weight of the architecture is there, and no other.
     """
-    weights, metadata = read_safetensors(path)
+    weights, metadata = read_safetensors(path, "model")
     try:
         facts = json.loads(metadata[METADATA_KEY])
         if facts.pop("format") != FORMAT_VERSION:
@@ -108,14 +110,26 @@ def _refuse_downloads(architecture: ClipArchitecture) -> None:
             raise ValueError(f"{name} names something to be downloaded")
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and the metadata of a file; raise InputError if it is none of the kind."""
+@contextmanager
+def _open_safetensors(path: Path, what: str) -> Iterator[Any]:
+    """Open a file; raise InputError, which begins with `what`, if it is none of the kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return weights, file.metadata() or {}
+            yield file
     except (OSError, SafetensorError) as error:
-        raise InputError(f"model {path}: unreadable safetensors file ({error})") from error
+        raise InputError(f"{what} {path}: unreadable safetensors file ({error})") from error
+
+
+def read_safetensors(path: Path, what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a file; raise InputError if it is none of the kind."""
+    with _open_safetensors(path, what) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path, what: str) -> dict[str, str]:
+    """Return the metadata alone; raise InputError as `read_safetensors`."""
+    with _open_safetensors(path, what) as file:
+        return file.metadata() or {}
 
 
 def read_weights(path: Path, what: str = "pretrained") -> dict[str, Tensor]:
@@ -124,7 +138,7 @@ def read_weights(path: Path, what: str = "pretrained") -> dict[str, Tensor]:
     Raises InputError, which begins with `what` and the path, if it holds anything but weights.
     """
     if path.suffix == ".safetensors":
-        return read_safetensors(path)[0]
+        return _unwrap(read_safetensors(path, what)[0], f"{what} {path}")
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -134,11 +148,21 @@ def read_weights(path: Path, what: str = "pretrained") -> dict[str, Tensor]:
             f"{what} {path}: not a file of plain weights; a TorchScript archive or a pickled "
             f"object is not loaded: save its state_dict"
         ) from error
+    return _unwrap(loaded, f"{what} {path}")
+
+
+def _unwrap(loaded: Any, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a state dict by name; raise InputError where there is none."""
+    if isinstance(loaded, Mapping) and loaded.keys() >= _OF_TRAINING:
+        raise InputError(
+            f"{source}: a training checkpoint, to go on from with --resume; where an encoder is "
+            f"wanted, give the encoder.safetensors or best.safetensors beside it"
+        )
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping):
-        raise InputError(f"{what} {path}: holds no weights by name; save a state_dict")
+        raise InputError(f"{source}: holds no weights by name; save a state_dict")
     return {
         str(name).removeprefix("module."): value
         for name, value in loaded.items()

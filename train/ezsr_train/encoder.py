@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ezsr_shards.errors import ConfigError, InputError
 from ezsr_shards.shard import write_atomically
-from ezsr_train.clip_file import load_strictly, read_safetensors
+from ezsr_train.clip_file import METADATA_KEY as CLIP_KEY
+from ezsr_train.clip_file import load_strictly, read_metadata, read_safetensors
 from ezsr_train.config import InputConfig
 from ezsr_train.released import load_released
 from ezsr_train.representation import REPRESENTATIONS, PackedEvents
@@ -125,10 +126,14 @@ def open_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
 
     Raises InputError where it is neither, or not whole.
     """
+    if path.is_dir():
+        raise InputError(f"encoder {path}: a folder; give the file in it, encoder.safetensors say")
     if not path.is_file():
         raise InputError(f"encoder {path}: no such file")
     if path.suffix == ".safetensors":
-        return load_encoder(path)
+        told = read_metadata(path, "encoder")
+        if METADATA_KEY in told or CLIP_KEY in told:
+            return load_encoder(path)
     found = load_released(path)
     input_ = InputConfig(events_px=0 if found.spec.size_px == AUTHORS_PX else AUTHORS_PX)
     facts = EncoderFacts(found.spec, input_, found.model, found.pretrained, "")
@@ -141,7 +146,11 @@ def load_encoder(path: Path) -> tuple[EventEncoder, EncoderFacts]:
 
     Raises InputError unless every weight of the architecture is there, and no other.
     """
-    weights, metadata = read_safetensors(path)
+    weights, metadata = read_safetensors(path, "encoder")
+    if CLIP_KEY in metadata:
+        raise InputError(
+            f"encoder {path}: a whole CLIP, which --model takes; give a run's encoder.safetensors"
+        )
     try:
         facts = json.loads(metadata[METADATA_KEY])
         if facts.pop("format") != FORMAT_VERSION:

@@ -80,6 +80,13 @@ class HeatmapOptions:
         check_number("input_px", self.input_px, 0, 4096)
         check_number("sample", self.sample, 0, 10**9)
         check_number("slice_events", self.slice_events, 0, 10_000_000)
+        if self.method == "raw" and self.attention != "auto":
+            raise ConfigError(
+                f"attention {self.attention}: --method raw shows the tower's own; leave it out, or "
+                f"say --method surgery"
+            )
+        if self.key is not None and self.sample:
+            raise ConfigError(f"sample {self.sample}: --key {self.key} names one; leave one out")
 
 
 def draw_heatmap(
@@ -117,6 +124,7 @@ def draw_heatmap(
 
 
 def _find_sample(path: Path, options: HeatmapOptions) -> Sample:
+    _check_source(path, options)
     if not path.is_dir():
         size = parse_size(options.size) if options.size else None
         try:
@@ -131,6 +139,17 @@ def _find_sample(path: Path, options: HeatmapOptions) -> Sample:
     if sample is None:
         raise InputError(f"EVENTS {path}: holds no sample {options.key or options.sample}")
     return sample
+
+
+def _check_source(path: Path, options: HeatmapOptions) -> None:
+    """Raise ConfigError where an option would do nothing to what EVENTS is."""
+    idle = ("format", "size") if path.is_dir() else ("sample", "key")
+    what = "a shard set, which tells it" if path.is_dir() else "one recording, not a shard set"
+    for name in idle:
+        if getattr(options, name):
+            raise ConfigError(
+                f"{name} {getattr(options, name)}: EVENTS {path} is {what}; leave --{name} out"
+            )
 
 
 def _middle_slice(events: EventStream, length: int) -> EventStream:
@@ -159,9 +178,9 @@ def map_texts(
     single text with no others is compared with a few that say nothing. The map covers what the
     encoder sees of the sensor.
     """
+    if len(set(texts)) < len(texts) or not all(text.strip() for text in texts):
+        raise ConfigError(f"text {list(texts)}: give different texts, none of them empty")
     patches = F.normalize(_embed(encoder, events, told, options), dim=-1)
-    if len(set(texts)) < len(texts):
-        raise ConfigError(f"text {list(texts)}: give different texts")
     more = [other for other in others if other not in texts]
     if len(texts) + len(more) == 1:
         more = list(_SAYS_NOTHING)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from ezsr_shards.datasets import known_classes
 from ezsr_shards.errors import (
     ConfigError,
     InputError,
@@ -37,12 +39,12 @@ from ezsr_train.prepare import MIDDLE_SLICE, SliceRule
 from ezsr_train.ranks import Ranks
 from ezsr_train.recording import Recordings
 from ezsr_train.recording_files import RecordingFiles
-from ezsr_train.report import REPORT_FILES, Report
+from ezsr_train.report import BY_TRUST, OWN_NAMES, REPORT_FILES, Report
 from ezsr_train.shard_files import ShardSet
 from ezsr_train.teacher import Teacher
 from ezsr_train.teacher_cache import open_cache
 from ezsr_train.templates import read_templates, templates_for
-from ezsr_train.texts import embed_classes_once, load_partner, name_classes
+from ezsr_train.texts import embed_classes_once, is_file, load_partner, name_classes
 
 _LIBRARIES = ("ezsr", "torch", "open_clip_torch", "numpy")
 _OFFICIAL_SLICE, _OFFICIAL_JITTER = 15_000, 2_000
@@ -140,6 +142,7 @@ def evaluate(
     skipped = _judge(found, answers, config, ranks)
     variants: dict[str, tuple[Answer, ...]] = {}
     protocol = _describe_protocol(config, options, encoder, chosen)
+    protocol["class_names"] = _describe_names(config, names)
     if config.slices > 1:
         protocol["recordings_with_all_slices_alike"] = sum(ranks.collect([found.alike]))
     if pool is not None:
@@ -163,7 +166,7 @@ def evaluate(
         dict(skipped.most_common()),
         {
             "protocol": protocol,
-            "checkpoint": _describe_checkpoint(Path(checkpoint), facts, teacher),
+            "checkpoint": _describe_checkpoint(checkpoint, facts, teacher, config.pretrained),
             "data": _describe_data(recordings, source),
             "versions": {name: version(name) for name in _LIBRARIES} | {"code": code_version()},
         },
@@ -272,7 +275,6 @@ def _describe_protocol(
         "representation": options.input.representation,
         "geometry": options.input.geometry,
         "event_image_px": options.events_px,
-        "class_names": _describe_file(config.classnames) or "those of the set",
         "templates": _describe_file(templates),
         "prompts": list(read_templates(templates)),
         "precision": "fp32",
@@ -282,6 +284,14 @@ def _describe_protocol(
     return facts
 
 
+def _describe_names(config: EvalConfig, names: Sequence[str]) -> str:
+    """Return whose words name the classes; the official protocol has those of ImageNet."""
+    if config.protocol != "official":
+        return _describe_file(config.classnames) or "those of the set"
+    theirs = [one.shown.name for one in known_classes("n-imagenet")]
+    return "the authors' for ImageNet" if list(names) == theirs else OWN_NAMES
+
+
 def _describe_file(choice: str | None) -> str | None:
     """Return a choice as it is, and where it is a file its hash with it."""
     if choice is None or not Path(choice).is_file():
@@ -289,17 +299,26 @@ def _describe_file(choice: str | None) -> str | None:
     return f"{choice} (sha256 {hash_file(Path(choice))[:12]})"
 
 
-def _describe_checkpoint(path: Path, facts: EncoderFacts, teacher: Teacher) -> dict[str, Any]:
+def _describe_checkpoint(
+    checkpoint: str | Path, facts: EncoderFacts, teacher: Teacher, pretrained: str | None
+) -> dict[str, Any]:
     return {
-        "file": path.name,
-        "sha256": hash_file(path),
+        "file": Path(checkpoint).name,
+        "sha256": hash_file(Path(checkpoint)),
         "model": facts.model,
         "pretrained": facts.pretrained,
         "text_tower": teacher.name,
         "text_tower_sha256": teacher.sha256,
-        "text_tower_is": "that of training" if facts.teacher_sha256 else "the name's, by trust",
+        "text_tower_is": _describe_proof(facts, pretrained),
         "trained_with": asdict(facts.input),
     }
+
+
+def _describe_proof(facts: EncoderFacts, pretrained: str | None) -> str:
+    """Return how it is known that the text tower belongs to the encoder."""
+    if facts.teacher_sha256:
+        return "that of training, by its sha256"
+    return BY_TRUST if is_file(pretrained) else "the one of model and tag"
 
 
 def _describe_data(recordings: Recordings, source: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import open_clip
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ class _Sizes(NamedTuple):
 class _Partner(NamedTuple):
     """The CLIP of open_clip's, by model and tag, and how its tower's names become the authors'.
 
-    dropped  of the authors' names, those that hold constants which open_clip computes itself
+    dropped  of the authors' names, the rotary tables, which open_clip computes itself
     """
 
     model: str
@@ -96,6 +96,7 @@ _EVA02 = (
     (".mlp.fc2.", ".mlp.w3."),
 )
 _ROPE = r"(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)"
+_TABLE_TOLERANCE = 5e-3  # bfloat16 rounds a cosine by up to 2e-3
 _TEXT = r"text\..+|logit_scale"
 _KNOWN: Mapping[_Sizes, _Partner] = {
     _Sizes("openai", 768, 32, 50, 12, 512): _Partner("ViT-B-32-quickgelu", "openai"),
@@ -132,11 +133,8 @@ def load_released(path: Path) -> ReleasedTower:
             f"{source}: no image tower in the layout of EZSR's authors: it has neither {keys}"
         )
     layout, prefix = found
-    sizes = _measure(weights, layout, prefix, source)
-    partner = _KNOWN.get(sizes)
-    if partner is None:
-        known = "; ".join(f"{one} ({of.model})" for one, of in _KNOWN.items())
-        raise InputError(f"{source}: no tower that is known, but {sizes}; known are {known}")
+    sizes = _nearest(_measure(weights, layout, prefix, source), source)
+    partner = _KNOWN[sizes]
     config = open_clip.get_model_config(partner.model)
     # OpenAI's towers want QuickGELU: with GELU the same weights load, and are wrong by a percent.
     spec = TowerSpec(sizes.embed_dim, dict(config["vision_cfg"]), quick_gelu=layout == "openai")
@@ -179,6 +177,23 @@ def _measure(weights: Mapping[str, Tensor], layout: Layout, prefix: str, source:
     return _Sizes(layout, width, patch_px, positions, layers, embed_dim)
 
 
+def _nearest(sizes: _Sizes, source: str) -> _Sizes:
+    """Return the known tower of these sizes; raise InputError where there is none.
+
+    One that differs in nothing but what a single weight tells is returned as well: loading it
+    then names this weight, with the shape that it has and the one that it should have.
+    """
+
+    def rest(one: _Sizes) -> _Sizes:
+        return one._replace(embed_dim=0, positions=0)
+
+    near = [one for one in _KNOWN if rest(one) == rest(sizes)]
+    if not near:
+        known = "; ".join(f"{one} ({of.model})" for one, of in _KNOWN.items())
+        raise InputError(f"{source}: no tower that is known, but {sizes}; known are {known}")
+    return min(near, key=lambda one: abs(one.positions - sizes.positions))
+
+
 def _fill(
     tower: nn.Module, weights: Mapping[str, Tensor], prefix: str, partner: _Partner, source: str
 ) -> None:
@@ -200,8 +215,32 @@ def _fill(
                 f"{source}: weight {theirs[name]!r} is {tuple(it.shape)} of {it.dtype}, "
                 f"{partner.model} needs {tuple(value.shape)} of floating point"
             )
+        if not bool(it.isfinite().all()):
+            raise InputError(f"{source}: weight {theirs[name]!r} holds what is no number")
+    if partner.dropped:
+        tables = re.compile(re.escape(prefix) + partner.dropped)
+        _check_tables(tower, {n: it for n, it in weights.items() if tables.fullmatch(n)}, source)
     # Copies into the float32 that is there: no second copy of a tower of billions of weights.
     tower.load_state_dict({name: weights[theirs[name]] for name in expected})
+
+
+def _check_tables(tower: nn.Module, tables: Mapping[str, Tensor], source: str) -> None:
+    """Raise InputError naming a rotary table (positions, 64) that is not the tower's own."""
+    rope: Any = tower.get_submodule("trunk.rope")
+    sin, cos = rope.get_embed().chunk(2, -1)
+    for name, it in tables.items():
+        own = cos if name.endswith("cos") else sin
+        if it.shape != own.shape:
+            raise InputError(
+                f"{source}: weight {name!r} is {tuple(it.shape)}, the tower needs "
+                f"{tuple(own.shape)}"
+            )
+        away = float((it.float() - own).abs().max())
+        if not away <= _TABLE_TOLERANCE:  # NaN is refused, too
+            raise InputError(
+                f"{source}: weight {name!r} is up to {away:.2g} away from the tower's own rotary "
+                f"table, so its attention is another's"
+            )
 
 
 def _their_name(name: str, partner: _Partner) -> str:

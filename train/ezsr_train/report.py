@@ -21,6 +21,8 @@ from ezsr_train.zeroshot import Accuracy
 REPORT_FILE, MARKDOWN_FILE = "report.json", "report.md"
 CONFUSION_FILE, ANSWERS_FILE = "confusion.png", "answers.csv"
 REPORT_FILES = (REPORT_FILE, MARKDOWN_FILE, CONFUSION_FILE, ANSWERS_FILE)
+BY_TRUST = "a local file's, by trust"
+OWN_NAMES = "those of the set, which are not the authors' for ImageNet"
 _NAMED_CLASSES = 40
 _TOP = 5
 
@@ -64,11 +66,20 @@ class Report:
     def _cautions(self) -> list[str]:
         """Return what a reader might otherwise take for a result."""
         found = []
-        alike = self.facts.get("protocol", {}).get("recordings_with_all_slices_alike", 0)
+        protocol = self.facts.get("protocol", {})
+        if protocol.get("class_names") == OWN_NAMES:
+            found.append(f"note: the official protocol, but the class names are {OWN_NAMES}")
+        alike = protocol.get("recordings_with_all_slices_alike", 0)
         if alike:
             found.append(
                 f"note: one slice holds all events of {alike} recordings, so --slices changes "
                 f"nothing there; give a smaller --slice-events"
+            )
+        checkpoint = self.facts.get("checkpoint", {})
+        if checkpoint.get("text_tower_is") == BY_TRUST:
+            found.append(
+                f"note: nothing proves that the text tower's file holds {checkpoint['model']}'s "
+                f"{checkpoint['pretrained']}, against which the encoder was trained; it is trusted"
             )
         if "knn" in self.variants:
             translated = accuracy(list(self.variants["knn"]))

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import open_clip
 import torch
+from huggingface_hub import constants as hub
 from torch import Tensor, nn
 
 from ezsr_shards.errors import ConfigError, InputError
@@ -18,6 +23,7 @@ from ezsr_train.clip_file import Tokenizer, load_clip, load_strictly, read_weigh
 from ezsr_train.tower import TowerSpec, normalize
 
 TOY_FILE = Path(__file__).parent / "toy_clip.safetensors"
+_PATIENCE_S = 5.0
 _OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -123,10 +129,7 @@ def _load_open_clip(model: str, pretrained: str | None) -> tuple[nn.Module, Toke
             )
         facts = open_clip.pretrained.get_pretrained_cfg(model, pretrained)
         _check_activation(model, pretrained, quick_gelu, bool(facts.get("quick_gelu", False)))
-        try:
-            clip = open_clip.create_model(model, pretrained=pretrained)
-        except Exception as error:  # downloads fail in many ways
-            raise InputError(f"pretrained {pretrained!r}: not to be had ({error})") from error
+        clip = _download(model, pretrained)
     spec = _describe_tower(clip, config, quick_gelu)
     return clip, open_clip.get_tokenizer(model), spec
 
@@ -153,13 +156,48 @@ def _agreed(model: str, name: str, usual: Any, otherwise: Any) -> Any:
 
 def _create_quietly(model: str) -> nn.Module:
     """Return a model without weights, and without open_clip's warning that it has none."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
+    with _unlogged():
         created: nn.Module = open_clip.create_model(model, load_weights=False)
+    return created
+
+
+def _download(model: str, pretrained: str) -> nn.Module:
+    """Return a model with weights of open_clip's, from the Hub or its cache; or InputError."""
+    away, before = not _reaches(hub.ENDPOINT), hub.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = before or away  # else it tries for a minute before it fails
+    try:
+        with _unlogged():
+            created: nn.Module = open_clip.create_model(model, pretrained=pretrained)
+    except Exception as error:  # downloads fail in many ways
+        why = f"{hub.ENDPOINT} cannot be reached" if away else " ".join(str(error).split())
+        raise InputError(
+            f"pretrained {pretrained!r}: not to be had ({why}); give a local file with --pretrained"
+        ) from error
+    finally:
+        hub.HF_HUB_OFFLINE = before
+    return created
+
+
+def _reaches(url: str) -> bool:
+    """Return whether a server answers, which is not known where a proxy stands before it."""
+    if getproxies():
+        return True
+    place = urlsplit(url)
+    port = place.port or (80 if place.scheme == "http" else 443)
+    with suppress(OSError), socket.create_connection((place.hostname, port), _PATIENCE_S):
+        return True
+    return False
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep other libraries' logs off the screen: what matters in them we say ourselves."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
     finally:
         logging.disable(before)
-    return created
 
 
 def _check_activation(model: str, pretrained: str, has_quick: bool, wants_quick: bool) -> None:

@@ -42,6 +42,8 @@ def load_partner(
             f"model {model}: this checkpoint belongs to {facts.model}, and does not tell its "
             f"weights; give --pretrained alone where they lie elsewhere"
         )
+    if pretrained is not None and not facts.teacher_sha256:
+        _check_tag(facts, pretrained)
     own = facts.pretrained if model is None else None
     found = load_teacher(model or facts.model, pretrained or own, device)
     if facts.teacher_sha256 and found.sha256 != facts.teacher_sha256:
@@ -56,6 +58,23 @@ def load_partner(
             f"encoder's have {facts.spec.embed_dim}"
         )
     return found
+
+
+def _check_tag(facts: EncoderFacts, pretrained: str) -> None:
+    """Raise InputError where a tag of open_clip's is not that of the encoder's partner."""
+    if is_file(pretrained) or not open_clip.pretrained.is_pretrained_cfg(facts.model, pretrained):
+        return
+    tag = pretrained.lower().replace("-", "_")  # as open_clip compares them
+    if tag != facts.pretrained:
+        raise InputError(
+            f"pretrained {pretrained}: this checkpoint was trained against {facts.model}'s "
+            f"{facts.pretrained}; leave it out, or give a local file of these weights"
+        )
+
+
+def is_file(pretrained: str | None) -> bool:
+    """Return whether weights are a local file, and no tag."""
+    return pretrained is not None and Path(pretrained).is_file()
 
 
 def name_classes(classes: Sequence[ShardClass], choice: str | None) -> list[str]:

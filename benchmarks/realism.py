@@ -22,17 +22,16 @@ import argparse
 import itertools
 import json
 import sys
-import types
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import cv2
 import matplotlib as mpl
 import numpy as np
 from machine import ROOT, write_result
+from peers import load_v2e
 
 from ezsr_shards.datasets import open_recording
 from ezsr_shards.events import EventStream
@@ -169,16 +168,8 @@ def linear_luminance(bgr: np.ndarray) -> np.ndarray:
 
 def peer_events(checkout: Path, frames: np.ndarray, t_us: np.ndarray, preset: str) -> EventStream:
     """Return the events that v2e makes of grey frames (T, H, W) in 0..255."""
-    for name in ("screeninfo", "easygui", "tkinter", "tkinter.filedialog", "h5py", "plyer"):
-        sys.modules.setdefault(name, MagicMock())
-    for name in ("ae_text_output", "aedat2_output", "aedat4_output"):
-        sys.modules[f"v2ecore.output.{name}"] = MagicMock()
-    sys.modules["v2ecore.v2e_utils"] = MagicMock()
-    sys.modules.setdefault("engineering_notation", types.ModuleType("engineering_notation"))
     sys.path.insert(0, str(checkout))
-    from v2ecore.emulator import EventEmulator
-
-    emulator = EventEmulator(device="cpu", seed=1)
+    emulator = load_v2e()(device="cpu", seed=1)
     emulator.set_dvs_params(preset)
     made = [emulator.generate_events(f, t * 1e-6) for f, t in zip(frames, t_us, strict=True)]
     rows = np.concatenate([part for part in made if part is not None])

@@ -232,6 +232,25 @@ def luminance(rgb):
     return out
 
 
+def area_means(image, width, height):
+    """A picture (h, w, channels) reduced to height rows of width: means of the areas covered."""
+    image = np.asarray(image, np.float64)
+    down, across = image.shape[0] / height, image.shape[1] / width
+    out = np.zeros((height, width, image.shape[2]))
+    for y in range(height):
+        for x in range(width):
+            total = 0.0
+            for j in range(image.shape[0]):
+                tall = min(j + 1, (y + 1) * down) - max(j, y * down)
+                for i in range(image.shape[1]) if tall > 1e-12 else ():
+                    wide = min(i + 1, (x + 1) * across) - max(i, x * across)
+                    if wide > 1e-12:
+                        out[y, x] += tall * wide * image[j, i]
+                        total += tall * wide
+            out[y, x] /= total
+    return out
+
+
 def blur(image, sigma):
     """Gaussian blur by explicit convolution, mirrored at the border (edge pixel repeated)."""
     radius = math.ceil(6 * sigma)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import cv2
+import numba
 import numpy as np
 import pytest
 import reference
 
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
 from ezsr_synth.simulate import simulate
+from ezsr_synth.vector import list_marked
 
 CASES = 220
 UNCLEAR_WITHIN = 1e-5  # log units; the issue is whether float32 can tell, and it errs by ~3e-6
@@ -214,3 +216,39 @@ def test_words_in_order_are_events_in_the_twins_order() -> None:
         columns = unpack(np.sort(words))
         assert [event[:3] for event in zip(*columns, strict=True)] == [e[:3] for e in ordered]
         assert sorted(zip(*columns, strict=True)) == sorted(ordered)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+def test_marked_places_are_listed_in_order(density: float) -> None:
+    rng = np.random.default_rng(7)
+    for length in (16, 48, 640):
+        marks = (rng.random(length) < density).astype(np.uint8)
+        for lister in (compiled_lister, plain_lister):
+            listed = np.full(length + 1, -1, np.int32)
+            count = lister(marks, listed)
+            assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
+
+
+@numba.njit
+def compiled_lister(marks: np.ndarray, listed: np.ndarray) -> int:
+    return list_marked(marks, listed)
+
+
+plain_lister = numba.njit(list_marked)  # what processors without vector compression run
+
+
+def test_the_exponential_is_that_of_numpy() -> None:
+    """To float32's rounding of the exponent, and q without loss near 0."""
+    x = np.concatenate([np.linspace(-80, 8, 4001), np.geomspace(1e-7, 1e-2, 200)]).astype(
+        np.float32
+    )
+    scale, rest = np.array([parts(value) for value in x], np.float64).T
+    exact = np.exp(x.astype(np.float64))
+    assert np.abs(scale * (1 + rest) / exact - 1).max() < 1e-5
+    near = np.abs(x) < 1e-2
+    assert np.abs(rest[near] / np.expm1(x[near].astype(np.float64)) - 1).max() < 1e-6
+
+
+@numba.njit
+def parts(x: np.float32) -> tuple[float, float]:
+    return _exp_parts(x)

@@ -27,6 +27,7 @@ check: .venv/.installed  ## what continuous integration runs
 	$(BIN)/python -m pytest
 
 bench: .venv/.installed  ## measure; results go to benchmarks/results
+	$(BIN)/python benchmarks/synth_speed.py
 	$(BIN)/python benchmarks/synth_profile.py
 	$(BIN)/python benchmarks/loader_speed.py
 	$(BIN)/python benchmarks/train_speed.py

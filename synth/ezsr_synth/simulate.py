@@ -32,9 +32,11 @@ _CAREFUL = 0.75
 
 
 class _Room(threading.local):
-    """Memory for event words, one per thread, used again: what is new costs a fault a page."""
+    """Memory of one thread that is used again: what is new costs a page fault every 4 kB."""
 
-    words = np.empty(0, np.uint64)
+    def __init__(self) -> None:
+        self.words: U64 = np.empty(0, np.uint64)
+        self._states: dict[tuple[SensorSize, bool, bool, bool], tuple[State, State]] = {}
 
     def widen(self, filled: int, more: int) -> U64:
         """Return the words, the first `filled` as they are, with room for `more`."""
@@ -42,6 +44,14 @@ class _Room(threading.local):
             kept, self.words = self.words[:filled], np.empty(filled + more, np.uint64)
             self.words[:filled] = kept
         return self.words
+
+    def states(self, size: SensorSize, effects: Effects) -> tuple[State, State]:
+        """Return room for what pixels remember at the two ends of a block, of any content."""
+        filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
+        key = (size, filters, effects.refractory_us > 0, noisy)
+        if key not in self._states:
+            self._states = {key: (_make_state(size, effects), _make_state(size, effects))}
+        return self._states[key]
 
 
 _ROOM = _Room()
@@ -89,7 +99,7 @@ def _fire_until(
     cap, it is tried again with half its length, so that little is made only to be thrown away.
     """
     pixels, effects = camera.pixels(size), camera.effects
-    begun, ended = (_make_state(size, effects) for _ in range(2))
+    begun, ended = _ROOM.states(size, effects)
     start_pixels(
         log_picture, (motion.warps, motion.t_us), pixels, camera.random_phase, effects, begun
     )

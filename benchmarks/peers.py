@@ -11,9 +11,11 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 from unittest.mock import MagicMock
 
+import cv2
 import numpy as np
 
 _V2E_UNUSED = ("screeninfo", "easygui", "tkinter", "tkinter.filedialog", "h5py", "plyer")
@@ -29,17 +31,37 @@ _V2E_OUTPUTS = (
 class Peer:
     """A simulator: the package that it is in, and how it makes events.
 
-    events  (log frames float32 (T, H, W), t_us int64 (T,), contrast threshold) -> how many
-    missing what to say where the package is not there
+    prepare  log frames float32 (T, H, W), a folder for files -> what it takes; not timed
+    events   (that, t_us int64 (T,), contrast threshold) -> how many events it makes
+    missing  what to say where the package is not there
     """
 
     package: str
-    events: Callable[[np.ndarray, np.ndarray, float], int]
+    prepare: Callable[[np.ndarray, Path], Any]
+    events: Callable[[Any, np.ndarray, float], int]
     missing: str
 
     def available(self) -> bool:
         """Tell whether the package can be imported."""
         return find_spec(self.package) is not None
+
+
+def to_light(frames: np.ndarray, folder: Path) -> np.ndarray:
+    """Return light from 0 to 255."""
+    return 255 * np.exp(frames)
+
+
+def to_log(frames: np.ndarray, folder: Path) -> np.ndarray:
+    """Return the log frames as they are."""
+    return frames
+
+
+def to_files(frames: np.ndarray, folder: Path) -> list[str]:
+    """Return the names of 8-bit pictures of the light."""
+    names = [str(folder / f"{n:04}.png") for n in range(len(frames))]
+    for name, frame in zip(names, frames, strict=True):
+        cv2.imwrite(name, np.clip(255 * np.exp(frame) + 0.5, 0, 255).astype(np.uint8))
+    return names
 
 
 def load_v2e() -> Any:
@@ -54,15 +76,22 @@ def load_v2e() -> Any:
     return EventEmulator
 
 
-def count_v2e(frames: np.ndarray, t_us: np.ndarray, threshold: float) -> int:
-    """Run v2e without noise; it takes light from 0 to 255 and a logarithm of its own."""
+def count_v2e(light: np.ndarray, t_us: np.ndarray, threshold: float) -> int:
+    """Run v2e without noise, on one thread; it takes a logarithm of its own."""
     emulator = load_v2e()(pos_thres=threshold, neg_thres=threshold, sigma_thres=0.0, device="cpu")
+    sys.modules["torch"].set_num_threads(1)
     emulator.set_dvs_params("clean")
-    made = [
-        emulator.generate_events(255 * np.exp(f), t * 1e-6)
-        for f, t in zip(frames, t_us, strict=True)
-    ]
+    made = [emulator.generate_events(frame, t * 1e-6) for frame, t in zip(light, t_us, strict=True)]
     return sum(len(part) for part in made if part is not None)
+
+
+def count_esim(names: list[str], t_us: np.ndarray, threshold: float) -> int:
+    """Run ESIM's core as its Python package offers it, on pictures that it reads from files."""
+    from esim_py import EventSimulator
+
+    simulator = EventSimulator(threshold, threshold, 0.0, 1e-3, True)
+    times_s = [t * 1e-6 for t in t_us.tolist()]
+    return len(simulator.generateFromStampedImageSequence(names, times_s))
 
 
 def count_openeb(frames: np.ndarray, t_us: np.ndarray, threshold: float) -> int:
@@ -86,10 +115,12 @@ def count_openeb(frames: np.ndarray, t_us: np.ndarray, threshold: float) -> int:
 
 
 PEERS = {
-    "v2e": Peer("v2ecore", count_v2e, "put a checkout of SensorsINI/v2e on PYTHONPATH"),
+    "v2e": Peer("v2ecore", to_light, count_v2e, "put a checkout of SensorsINI/v2e on PYTHONPATH"),
     "openeb": Peer(
         "metavision_core_ml",
+        to_log,
         count_openeb,
         "put sdk/modules/core_ml/python/pypkg of a checkout of prophesee-ai/openeb on PYTHONPATH",
     ),
+    "esim": Peer("esim_py", to_files, count_esim, "build esim_py of uzh-rpg/rpg_vid2e"),
 }

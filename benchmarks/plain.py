@@ -50,13 +50,15 @@ class Plain:
         np.copyto(self.reference, self.frames[0])
         on, off = np.float32(on), np.float32(off)
         count = find_crossings(self.frames, t_us, on, off, self.reference, self.raw)
+        if count > len(self.raw.x):
+            raise ValueError(f"{count} events, room for {len(self.raw.x)}")
         sort_events(self.raw, count, int(t_us[-1]) + 1, self.sorted)
         return Columns(*(column[:count] for column in self.sorted))
 
 
 @numba.njit(cache=True, error_model="numpy")
 def find_crossings(frames, t_us, on, off, reference, events):  # type: ignore[no-untyped-def]
-    """Write the events frame by frame, pixel by pixel; return how many there are."""
+    """Write the events, frame by frame and pixel by pixel, that fit; return how many there are."""
     samples, height, width = frames.shape
     xs, ys, ts, ps = events
     last_us, count = t_us[-1] - 1, 0
@@ -71,13 +73,15 @@ def find_crossings(frames, t_us, on, off, reference, events):  # type: ignore[no
                 per_unit = length / (now - before)
                 while now >= ref + on:
                     ref += on
-                    xs[count], ys[count], ps[count] = x, y, 1
-                    ts[count] = min(start + int((ref - before) * per_unit + 0.5), last_us)
+                    if count < len(xs):
+                        xs[count], ys[count], ps[count] = x, y, 1
+                        ts[count] = min(start + int((ref - before) * per_unit + 0.5), last_us)
                     count += 1
                 while now <= ref - off:
                     ref -= off
-                    xs[count], ys[count], ps[count] = x, y, 0
-                    ts[count] = min(start + int((ref - before) * per_unit + 0.5), last_us)
+                    if count < len(xs):
+                        xs[count], ys[count], ps[count] = x, y, 0
+                        ts[count] = min(start + int((ref - before) * per_unit + 0.5), last_us)
                     count += 1
                 reference[y, x] = ref
     return count

@@ -58,8 +58,9 @@ def time_stages(folder: Path, names: list[str], config: SynthConfig) -> dict[str
         timed("imdecode", cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         rgb = timed("decode", decode_picture, data, config.max_pixels)
         motion = timed("motion", draw_motion, rng_for(0, name, 0, "m"), config.motion, config.size)
-        camera = draw_camera(rng_for(0, name, 0, "c"), config.camera)
-        placement = place_picture((rgb.shape[1], rgb.shape[0]), motion, config, 1.0)
+        camera = timed("motion", draw_camera, rng_for(0, name, 0, "c"), config.camera)
+        shape = rgb.shape[1], rgb.shape[0]
+        placement = timed("motion", place_picture, shape, motion, config, 1.0)
         log = timed("scene", log_picture, rgb, placement, config.camera)
         path = placement.motion
         events = timed("events", simulate, log, path, camera, config.size, config.max_events)

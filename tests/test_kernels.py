@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numba
 import numpy as np
@@ -10,7 +12,7 @@ import reference
 
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts, _sample_row
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
 from ezsr_synth.simulate import simulate
@@ -120,6 +122,7 @@ def test_blocks_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPa
     results = []
     for block in (1, 3, 10_000):
         monkeypatch.setattr("ezsr_synth.simulate._FIRST_BLOCK", block)
+        monkeypatch.setattr("ezsr_synth.simulate._LARGEST_BLOCK", block)
         results.append(simulate(log_picture, motion, camera, size))
     for other in results[1:]:
         for column in ("x", "y", "t", "p"):
@@ -138,10 +141,11 @@ def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.M
     assert np.array_equal(roomy.x, tight.x)
 
 
-def test_a_capped_simulation_keeps_its_memory_in_bounds() -> None:
+def test_a_capped_simulation_keeps_its_memory_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise at tiny thresholds fires hundreds of events a pixel; the cap is 1000."""
     import tracemalloc
 
+    monkeypatch.setattr("ezsr_synth.simulate._ROOM.words", np.empty(0, np.uint64))
     rng = np.random.default_rng(0)
     noise = rng.choice(np.array([-6.9, 0.0], np.float32), (140, 140))
     size = SensorSize(128, 128)
@@ -152,7 +156,7 @@ def test_a_capped_simulation_keeps_its_memory_in_bounds() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 0 < len(capped) <= 1000
-    assert peak < 250 * 128 * 128 * 13 * 2, "the events of about one time step, 13 bytes each"
+    assert peak < 250 * 128 * 128 * 13 * 2, "the events of about one time step, and their columns"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -216,6 +220,40 @@ def test_words_in_order_are_events_in_the_twins_order() -> None:
         columns = unpack(np.sort(words))
         assert [event[:3] for event in zip(*columns, strict=True)] == [e[:3] for e in ordered]
         assert sorted(zip(*columns, strict=True)) == sorted(ordered)
+
+
+@numba.njit
+def sample(log_picture: np.ndarray, warp: np.ndarray, y: int, row: np.ndarray) -> None:
+    _sample_row(log_picture, warp, y, row)
+
+
+@pytest.mark.parametrize("zoom", [0.05, 0.9, 1.9, 3.95])
+@pytest.mark.parametrize("perspective", [0.0, 1e-5])
+def test_long_rows_are_looked_up_as_the_twin_does(zoom: float, perspective: float) -> None:
+    """Several stretches of fixed point, steps too long for it, and neither."""
+    rng = np.random.default_rng(int(100 * zoom))
+    picture = rng.normal(size=(1200, 1200)).astype(np.float32)
+    for width in (63, 64, 65, 200, 290):
+        turn = rng.uniform(-0.4, 0.4)
+        c, s = zoom * np.cos(turn), zoom * np.sin(turn)
+        warp = np.array([[c, -s, 0], [s, c, 0], [perspective, 0, 1]])
+        warp[:2, 2] = 600 - warp[:2, :2] @ (width / 2, 7) + rng.random(2)
+        row = np.empty(width, np.float32)
+        sample(picture, warp, 7, row)
+        twin = [reference.look_up(picture, warp, x, 7) for x in range(width)]
+        assert np.abs(row - twin).max() < 3e-5
+
+
+def test_threads_do_not_meet_and_streams_stay_as_they_are() -> None:
+    cases = [random_case(seed) for seed in range(40)]
+    alone = [simulate(*case) for case in cases]
+    before = [stream.t.copy() for stream in alone]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda case: simulate(*case), cases))
+    for one, other, t in zip(alone, together, before, strict=True):
+        assert np.array_equal(one.t, t)
+        for column in ("x", "y", "t", "p"):
+            assert np.array_equal(getattr(one, column), getattr(other, column))
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])

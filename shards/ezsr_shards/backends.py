@@ -7,11 +7,11 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.forkserver import ensure_running
 from typing import Any, Protocol
 
 from ezsr_shards.errors import EzsrError, RunError
@@ -21,6 +21,11 @@ from ezsr_shards.tally import OnInput, Tally
 
 ATTEMPTS = 3
 """How often a shard is tried before it is given up; the other shards go on."""
+
+
+_FORKS = "forkserver" in mp.get_all_start_methods()
+_PREPARED: set[str] = set()
+"""Modules that workers need not import anew: the first by the process that they are forked from."""
 
 
 class Task(Protocol):
@@ -67,9 +72,11 @@ Outcome = Working | Done | Lost
 
 
 def run_local(
-    tasks: Iterator[Task], make: MakeShard, workers: int
+    tasks: Iterator[Task], make: MakeShard, workers: int, preload: str | None = None
 ) -> Generator[Outcome, None, None]:
     """Map `make` over tasks with a pool of processes on this machine; yield what happens.
+
+    preload  a module that makes the work ready when it is imported; without it, `make`'s own
 
     A worker that dies, or cannot reach its input, costs its shard an attempt. An output that
     cannot be written raises RunError, as does an error in this code. Closing the generator
@@ -77,6 +84,7 @@ def run_local(
     """
     pool: list[_Worker] = []
     waiting: deque[_Attempt] = deque()
+    _prepare(preload or getattr(make, "func", make).__module__)
     try:
         while True:
             while (idle := _idle(pool, workers, make)) is not None:
@@ -112,14 +120,17 @@ class _Worker:
     """A process that makes one shard at a time, and a connection to it."""
 
     def __init__(self, make: MakeShard) -> None:
-        methods = mp.get_all_start_methods()
-        context: Any = mp.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
-            context.set_forkserver_preload([getattr(make, "func", make).__module__])
+        context: Any = mp.get_context("forkserver" if _FORKS else "spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
-        with _no_interrupt():
-            self.process.start()
+        try:
+            with nullcontext() if _FORKS else _no_interrupt():
+                self.process.start()
+        except (EOFError, OSError) as error:
+            raise RunError(
+                f"workers cannot be started ({error or 'their parent process ended'}); run the "
+                f"same command again to continue"
+            ) from error
         theirs.close()
         self.attempt: _Attempt | None = None
         self._at = ""
@@ -162,18 +173,22 @@ class _Worker:
         return _Attempt(attempt.task, attempt.number + 1)
 
 
-def prepare_workers(module: str) -> None:
-    """Start the process that workers are forked from, which imports `module` once for them all.
+def _prepare(module: str) -> None:
+    """Start the process that workers are forked from; it imports `module`, once for them all.
 
-    It does so while this process goes on. Where there is no such process, the module is imported
-    here, so that what it leaves on disk is there for the workers.
+    Where there is none, or it already serves other work, the module is imported here, so that what
+    it leaves on disk is there for the workers.
     """
-    if "forkserver" not in mp.get_all_start_methods():
-        import_module(module)
+    if module in _PREPARED:
         return
-    mp.get_context("forkserver").set_forkserver_preload([module])
-    with _no_interrupt():
-        ensure_running()
+    if _FORKS and not _PREPARED:
+        mp.get_context("forkserver").set_forkserver_preload([module])
+        resource_tracker.ensure_running()  # which would let Ctrl-C through again
+        with _no_interrupt():
+            forkserver.ensure_running()
+    else:
+        import_module(module)
+    _PREPARED.add(module)
 
 
 @contextmanager

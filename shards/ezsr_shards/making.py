@@ -112,9 +112,11 @@ def make_set(
     tasks: Iterator[Task],
     make: MakeShard,
     run: RunOptions,
+    preload: str | None = None,
 ) -> RunReport:
     """Make what shards are missing, and close the set; what is complete already is kept.
 
+    preload  a module that makes workers ready when it is imported
     Raises OutputError before any work; RunError if too many inputs failed or a shard was lost.
     Whatever was complete stays, and the same call continues.
     """
@@ -128,7 +130,7 @@ def make_set(
             missing = (task for task in tasks if task.index not in records)
             try:
                 if made:
-                    _make_missing(missing, records, plan, make, run)
+                    _make_missing(missing, records, plan, (make, preload), run)
             finally:
                 _clear_parts(plan.folder, plan.name)
             report = _close(plan, records, run)
@@ -206,7 +208,7 @@ def _make_missing(
     missing: Iterator[Task],
     records: dict[int, ShardRecord],
     plan: SetPlan,
-    make: MakeShard,
+    work: tuple[MakeShard, str | None],
     run: RunOptions,
 ) -> None:
     """Make the missing shards into `records`; raise RunError if some were lost."""
@@ -214,7 +216,7 @@ def _make_missing(
     workers = min(run.workers or available_cpus(), plan.shards - len(records))
     with (
         Progress(plan.inputs, plan.noun, records) as progress,
-        closing(run_local(missing, make, workers)) as outcomes,
+        closing(run_local(missing, work[0], workers, work[1])) as outcomes,
     ):
         for outcome in outcomes:
             progress.show(outcome)

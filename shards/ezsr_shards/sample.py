@@ -58,7 +58,12 @@ def check_key(key: str) -> None:
 
 
 def encode_events(events: EventStream) -> bytes:
-    """Return the bytes of `KEY.events.npz`: x, y (u1 or <u2), t (<u4, microseconds), p (u1)."""
+    """Return the bytes of `KEY.events.npz`: x, y (u1 or <u2), t (<u4, microseconds), p (u1).
+
+    Raises ShardError where a time lies outside the recording.
+    """
+    if len(events) and not 0 <= events.t[0] <= events.t[-1] < events.duration_us:
+        raise ShardError(f"events: a time lies outside [0, {events.duration_us}) us")
     small = max(events.width, events.height) <= SMALL_SIDE_PX
     xy = np.dtype("u1") if small else np.dtype("<u2")
     return encode_npz(

@@ -11,6 +11,7 @@ from ezsr_synth.presets import CAMERAS, MOTIONS, Values
 
 Range = tuple[float, float]
 MAX_SIDE_PX = 4096
+_LEAST_BANDWIDTH_HZ = 1e-3
 MAX_TILT_DEG = 40.0
 LEAST_NEARNESS = 0.3
 """How near a tilted picture must be wherever it is seen: 1 as near as its middle, 0 the horizon."""
@@ -199,6 +200,11 @@ class CameraConfig:
         ):
             check_range(f"camera.{name}", getattr(self, name), least, most)
         _check_kind("camera.random_phase", self.random_phase, bool)
+        if 0 < self.bandwidth_hz[1] < _LEAST_BANDWIDTH_HZ:
+            raise ConfigError(
+                f"camera.bandwidth_hz {self.bandwidth_hz}: give 0 for no limit, or at least "
+                f"{_LEAST_BANDWIDTH_HZ} Hz"
+            )
         check_number("camera.timestamp_us", self.timestamp_us, 1, 100_000)
         check_number("camera.row_readout_us", self.row_readout_us, 0.0, 1000.0)
         check_number("camera.lens_blur_px", self.lens_blur_px, 0.0, 20.0)

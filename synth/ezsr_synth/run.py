@@ -6,7 +6,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from ezsr_shards.backends import prepare_workers
 from ezsr_shards.making import (
     RunOptions,
     RunReport,
@@ -45,7 +44,6 @@ def synthesize(
     """
     config, source, run = config or SynthConfig(), source or SourceOptions(), run or RunOptions()
     check_set_name(name)
-    prepare_workers("ezsr_synth.warm")
     listing = list_pictures(images, source, str(out))
     deciding = {
         "synthesis_version": SYNTHESIS_VERSION,
@@ -68,7 +66,7 @@ def synthesize(
         views=config.views,
     )
     make = partial(_make_shard, plan=ShardPlan(plan.folder, name, config, plan.config_hash))
-    return make_set(plan, listing.tasks(), make, run)
+    return make_set(plan, listing.tasks(), make, run, preload="ezsr_synth.warm")
 
 
 def _make_shard(

@@ -27,8 +27,9 @@ _FIRST_BLOCK = 4
 _LARGEST_BLOCK = 16
 _SLACK_PX = 1e-3
 _LEAST_ROOM = 1 << 16
-_AMPLE = 1.5
-_CAREFUL = 0.75
+_MOST_KEPT = 1 << 22
+_AMPLE = 1.5  # room for a block, beside the events that blocks before lead to expect
+_CAREFUL = 0.75  # how far to go, of the way that should lead to the cap
 
 
 class _Room(threading.local):
@@ -44,6 +45,11 @@ class _Room(threading.local):
             kept, self.words = self.words[:filled], np.empty(filled + more, np.uint64)
             self.words[:filled] = kept
         return self.words
+
+    def shrink(self) -> None:
+        """Give back more memory than most simulations need."""
+        if len(self.words) > _MOST_KEPT:
+            self.words = np.empty(0, np.uint64)
 
     def states(self, size: SensorSize, effects: Effects) -> tuple[State, State]:
         """Return room for what pixels remember at the two ends of a block, of any content."""
@@ -83,7 +89,9 @@ def simulate(
     if max_events is not None and len(words) > max_events:
         duration_us = int(words[max_events]) >> T_SHIFT
         words = words[: np.searchsorted(words, np.uint64(duration_us << T_SHIFT))]
-    return EventStream(*unpack(words), size.width, size.height, duration_us)
+    columns = unpack(words)
+    _ROOM.shrink()
+    return EventStream(*columns, size.width, size.height, duration_us)
 
 
 def _fire_until(
@@ -113,7 +121,7 @@ def _fire_until(
         count = fire_events(log_picture, path, pixels, effects, (begun, ended), last_us, room)
         if count > len(room):
             if max_events is not None and count > 2 * max_events and stop > start + 1:
-                length = max(1, length // 2)
+                length = (stop - start) // 2
             else:
                 words = _ROOM.widen(filled, 2 * count)
             continue
@@ -123,7 +131,8 @@ def _fire_until(
             ready = _count_ready(words[:filled], camera, size, int(motion.t_us[stop]))
             missing = (max_events - ready) * stop / max(ready, 1)
             length = int(min(max(_CAREFUL * missing, 1), _LARGEST_BLOCK))
-        words = _ROOM.widen(filled, int(_AMPLE * filled / stop * length))
+        if start < last:
+            words = _ROOM.widen(filled, int(_AMPLE * filled / stop * length))
     return words[:filled]
 
 

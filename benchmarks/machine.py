@@ -47,6 +47,12 @@ def _processor() -> str:
     return named[0] if named else platform.machine()
 
 
+def real_pictures() -> Path:
+    """Return the folder of real photographs, where it is at hand."""
+    data = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
+    return data / "imagenet-sample"
+
+
 def write_result(path: Path, facts: dict[str, Any]) -> None:
     """Write a result as JSON, with the machine it was measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ stage is timed on every picture, in several rounds; the figure is the median rou
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -19,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import ROOT, write_result
+from machine import ROOT, real_pictures, write_result
 
 from ezsr_shards.sample import Sample, encode_events
 from ezsr_shards.shard import write_shard
@@ -34,12 +33,6 @@ from ezsr_synth.simulate import compile_simulation, simulate
 from ezsr_synth.work import encode_jpeg
 
 STAGES = ("decode", "motion", "scene", "events", "snapshot", "jpeg", "npz", "tar")
-
-
-def default_pictures() -> Path:
-    """Return the folder of real photographs."""
-    data = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
-    return data / "imagenet-sample"
 
 
 def time_stages(folder: Path, names: list[str], config: SynthConfig) -> dict[str, float]:
@@ -79,7 +72,7 @@ def time_stages(folder: Path, names: list[str], config: SynthConfig) -> dict[str
 def main() -> None:
     """Measure, print a table, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", nargs="?", type=Path, default=default_pictures())
+    parser.add_argument("pictures", nargs="?", type=Path, default=real_pictures())
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/synth_profile.json")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -35,7 +35,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import ROOT, write_result
+from machine import ROOT, real_pictures, write_result
 from peers import PEERS
 from plain import Plain
 
@@ -75,12 +75,6 @@ GOALS = {
     "first_image_s cold": 15.0,
     "rss_mb_per_worker": 350,
 }
-
-
-def default_pictures() -> Path:
-    """Return the folder of real photographs."""
-    data = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
-    return data / "imagenet-sample"
 
 
 def draw_yardstick_motion(number: int, size: SensorSize) -> Motion:
@@ -255,7 +249,7 @@ def print_goals(found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, and keep the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pictures", nargs="?", type=Path, default=default_pictures())
+    parser.add_argument("pictures", nargs="?", type=Path, default=real_pictures())
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/synth_speed.json")
     parser.add_argument("--number", type=int, default=24, help="pictures for the kernels")
     parser.add_argument("--rounds", type=int, default=5)

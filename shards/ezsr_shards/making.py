@@ -117,6 +117,7 @@ def make_set(
     """Make what shards are missing, and close the set; what is complete already is kept.
 
     preload  a module that makes workers ready when it is imported
+
     Raises OutputError before any work; RunError if too many inputs failed or a shard was lost.
     Whatever was complete stays, and the same call continues.
     """

@@ -15,6 +15,7 @@ from ezsr_shards.shardset import count_reasons, list_reasons
 from ezsr_shards.tally import Tally
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.records import ImageRecord
+from ezsr_synth.reduce import compile_reduction
 from ezsr_synth.simulate import compile_simulation
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
 from ezsr_synth.tars import TarPictures
@@ -30,6 +31,7 @@ def estimate(images: str, config: SynthConfig, source: SourceOptions, run: RunOp
     Raises RunError if none of the pictures tried gives a sample.
     """
     listing = list_pictures(images, source)
+    compile_reduction()
     compile_simulation()
     trial, size_bytes = Tally(), 0
     started = time.perf_counter()

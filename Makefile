@@ -5,7 +5,7 @@ DEMO := demo
 PICTURES ?= 4000
 STEPS ?= 400
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test test-faults check bench format clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
@@ -19,6 +19,9 @@ demo: .venv/.installed  ## toy pictures -> shards -> training -> zero-shot accur
 
 test: .venv/.installed  ## all tests
 	$(BIN)/python -m pytest
+
+test-faults: .venv/.installed  ## long tests: killed workers, full disks, hostile files
+	$(BIN)/python -m pytest -m faults
 
 check: .venv/.installed  ## what continuous integration runs
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ FORBIDDEN = {
 }
 INSIDE_SHARDS = [
     *("cli", "importer", "datasets", "making", "progress", "backends", "tally"),
-    *("verify", "draw", "shardset", "shard", "sample", "events", "errors"),
+    *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),
 ]
 INSIDE_SYNTH = ["cli", "estimate", "run", "work", "simulate", "kernels"]
 INSIDE_TRAIN = [

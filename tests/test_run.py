@@ -447,7 +447,7 @@ def break_set(out: Path, how: str) -> None:
         other = json.loads((out / "events-000000.json").read_text())
         tar.write_bytes((out / "events-000000.tar").read_bytes())
         (out / "events-000001.json").write_text(json.dumps({**other, "name": facts["name"]}))
-        ShardRecord.read(out / "events-000001.json")
+        ShardRecord.read(out, "events-000001.json")
         index = json.loads((out / "index.json").read_text())
         index["shardlist"][1] = {**index["shardlist"][0], "url": "events-000001.tar"}
         (out / "index.json").write_text(json.dumps(index))

@@ -34,6 +34,7 @@ from ezsr_shards.shardset import (
     read_config,
     read_records,
 )
+from ezsr_shards.store import LocalStore, Place, Store, open_store
 from ezsr_shards.verify import iterate_samples, verify
 
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(_import(arguments))
             return 0
         command = {"info": _info, "verify": _verify, "view": _view}[options.command]
-        say(command(Path(arguments.folder), arguments))
+        say(command(open_store(arguments.folder), arguments))
         return 0
     except EzsrError as error:
         print(f"ezsr-shards: {error}", file=sys.stderr)
@@ -132,14 +133,15 @@ def _import(options: Any) -> str:
     return summarize(report, options.out, "recordings")
 
 
-def _info(folder: Path, options: Any) -> str:
-    return describe(folder)
+def _info(store: Store, options: Any) -> str:
+    return describe(store)
 
 
-def describe(folder: Path) -> str:
+def describe(place: Place) -> str:
     """Return a shard set's counts and sizes, a line each."""
-    config = read_config(folder)
-    records = read_records(folder, str(config.get("name")))
+    store = open_store(place)
+    config = read_config(store)
+    records = read_records(store, str(config.get("name")))
     samples = sum(record.samples for record in records)
     events = sum(record.events for record in records)
     on = sum(record.on_events for record in records)
@@ -155,7 +157,7 @@ def describe(folder: Path) -> str:
         ("failures", list_reasons(failures) or "none"),
     ]
     try:
-        classes, split = read_classes(folder)
+        classes, split = read_classes(store)
         present = {label for record in records for label in record.labels}
         lines.append(("classes", f"{len(classes)}, {len(present)} with samples"))
         lines.append(("split", split or "not named"))
@@ -172,21 +174,22 @@ def describe(folder: Path) -> str:
     return "\n".join(f"{name:12}{value}" for name, value in lines)
 
 
-def _verify(folder: Path, options: Any) -> str:
-    found = verify(folder)
+def _verify(store: Store, options: Any) -> str:
+    found = verify(store)
     return (
-        f"{folder}: {found.samples} samples with {found.events} events in {found.shards} shards "
+        f"{store.url}: {found.samples} samples with {found.events} events in {found.shards} shards "
         f"keep the contract"
     )
 
 
-def _view(folder: Path, options: Any) -> str:
-    path = Path(options.to) if options.to else folder / "view.png"
+def _view(store: Store, options: Any) -> str:
+    inside = store.folder if isinstance(store, LocalStore) else Path()
+    path = Path(options.to) if options.to else inside / "view.png"
     if path.suffix.lower() not in (".png", ".gif"):
         raise ConfigError(f"to {path}: the name must end in .png or .gif")
     if options.samples < 1 or options.columns < 1:
         raise ConfigError("samples, columns: give 1 or more")
-    samples = iterate_samples(folder)
+    samples = iterate_samples(store)
     if options.key is not None:
         samples = (sample for sample in samples if sample.key == options.key)
     chosen = list(islice(samples, 1 if path.suffix.lower() == ".gif" else options.samples))
@@ -194,7 +197,7 @@ def _view(folder: Path, options: Any) -> str:
         sample.events.check()
     if not chosen:
         which = f" {options.key!r}" if options.key else ""
-        raise InputError(f"{folder}: holds no sample{which}")
+        raise InputError(f"{store.url}: holds no sample{which}")
     try:
         if path.suffix.lower() == ".gif":
             save_gif(path, decode_jpeg(chosen[0]), chosen[0].events)

@@ -23,6 +23,10 @@ class ShardError(EzsrError):
     """A shard, or a sample in it, breaks the contract."""
 
 
+class StoreError(EzsrError):
+    """A store could not be reached, however often it was tried; a later try may succeed."""
+
+
 class RunError(EzsrError):
     """A run began but could not end as it should; what is complete is kept."""
 

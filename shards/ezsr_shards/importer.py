@@ -35,11 +35,12 @@ from ezsr_shards.making import (
     choose_shard_size,
     describe_set,
     fingerprint,
-    make_output_folder,
     make_set,
+    open_output,
 )
 from ezsr_shards.sample import Sample
 from ezsr_shards.shardset import Failure, ShardClass, ShardRecord, shard_name
+from ezsr_shards.store import Place, Store
 from ezsr_shards.tally import OnInput, Tally, finish_shard
 
 IMPORT_VERSION = 1
@@ -139,7 +140,7 @@ class ImportPlan:
     """What all shards of an import share; `listed` names no paths, the tasks do."""
 
     listed: RecordingList
-    folder: Path
+    store: Store
     name: str
     config_hash: str
 
@@ -147,7 +148,7 @@ class ImportPlan:
 def import_recordings(
     format: str,
     root: str | Path,
-    out: str | Path,
+    out: Place,
     options: ImportOptions | None = None,
     run: RunOptions | None = None,
     name: str = "events",
@@ -178,7 +179,7 @@ def import_recordings(
         },
     }
     plan = SetPlan(
-        folder=make_output_folder(out),
+        store=open_output(out),
         name=name,
         facts=describe_set(deciding, "root", str(root)),
         shards=shards,
@@ -194,7 +195,7 @@ def import_recordings(
             yield ImportTask(index, part, tuple(listed.labels[path] for path in part))
 
     shared = replace(listed, paths=(), labels={})  # the workers are sent what they need
-    how = ImportPlan(shared, plan.folder, name, plan.config_hash)
+    how = ImportPlan(shared, plan.store, name, plan.config_hash)
     return make_set(plan, tasks(), partial(make_import_shard, plan=how), run or RunOptions())
 
 
@@ -344,7 +345,7 @@ def make_import_shard(
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     name = shard_name(plan.name, task.index)
-    return finish_shard(plan.folder, name, samples, tally, plan.config_hash, versions)
+    return finish_shard(plan.store, name, samples, tally, plan.config_hash, versions)
 
 
 def _read_samples(

@@ -18,7 +18,6 @@ from ezsr_shards.backends import Done, Lost, MakeShard, Task, run_local
 from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import ConfigError, OutputError, RunError, ShardError, check_number
 from ezsr_shards.progress import Counts, Progress
-from ezsr_shards.shard import PART_SUFFIX
 from ezsr_shards.shardset import (
     CLASSES_FILE,
     CONFIG_FILE,
@@ -27,15 +26,16 @@ from ezsr_shards.shardset import (
     ShardClass,
     ShardRecord,
     count_reasons,
-    find_shards,
     hash_config,
     list_reasons,
     read_json,
     shard_name,
+    sorted_shards,
     write_classes,
     write_index,
     write_json,
 )
+from ezsr_shards.store import PART_SUFFIX, LocalStore, Place, Store, open_store
 
 RUNS_FILE, LOCK_FILE = "runs.jsonl", ".lock"
 _JUDGE_AFTER = 1000
@@ -83,7 +83,7 @@ class RunReport:
 class SetPlan:
     """A shard set that is to be made.
 
-    folder, name    where its shards go, and the first part of their file names
+    store, name     where its shards go, and the first part of their file names
     facts           `config.json`: what decides the bytes, with its hash, and where it came from
     shards, inputs  how many there are; inputs is None where only reading them can tell
     classes, split  of the set
@@ -91,7 +91,7 @@ class SetPlan:
     views           samples that each input should give
     """
 
-    folder: Path
+    store: Store
     name: str
     facts: Mapping[str, Any]
     shards: int
@@ -123,9 +123,9 @@ def make_set(
     """
     started = time.time()
     try:
-        with _locked(plan.folder):
+        with _locked(plan.store):
             _prepare(plan, run.overwrite)
-            _clear_parts(plan.folder, plan.name)
+            _clear_parts(plan.store, plan.name)
             records = _complete_records(plan)
             made = plan.shards - len(records)
             missing = (task for task in tasks if task.index not in records)
@@ -133,15 +133,15 @@ def make_set(
                 if made:
                     _make_missing(missing, records, plan, (make, preload), run)
             finally:
-                _clear_parts(plan.folder, plan.name)
+                _clear_parts(plan.store, plan.name)
             report = _close(plan, records, run)
             report = replace(report, made=made, seconds=time.time() - started)
             if made:
-                _log_run(plan.folder, started, report, run.workers or available_cpus())
+                _log_run(plan.store, started, report, run.workers or available_cpus())
     except OSError as error:
         raise RunError(
-            f"OUT {plan.folder}: cannot be written ({error.strerror or error}); mend this and run "
-            f"the same command again to continue"
+            f"OUT {plan.store.url}: cannot be written ({error.strerror or error}); mend this and "
+            f"run the same command again to continue"
         ) from error
     return report
 
@@ -270,11 +270,11 @@ def _close(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> R
         raise RunError(
             f"{wanted - samples} of {wanted} samples ({share:.1%}) could not "
             f"be made, over --max-failures {run.max_failures:.1%}: {reasons}; see 'failures' in "
-            f"{plan.folder}/*.json, then mend the {plan.noun} and use --overwrite, or accept the "
-            f"loss with --max-failures {_round_up(share)}"
+            f"{plan.store.url}/*.json, then mend the {plan.noun} and use --overwrite, or accept "
+            f"the loss with --max-failures {_round_up(share)}"
         )
-    write_classes(plan.folder, _all_classes(plan, ordered), plan.split)
-    write_index(plan.folder, ordered)
+    write_classes(plan.store, _all_classes(plan, ordered), plan.split)
+    write_index(plan.store, ordered)
     return RunReport(
         shards=len(ordered),
         pictures=inputs,
@@ -297,76 +297,69 @@ def _all_classes(plan: SetPlan, records: list[ShardRecord]) -> list[ShardClass]:
     return [entry for _, entry in sorted((named | unnamed).items())]
 
 
-def make_output_folder(out: str | Path) -> Path:
-    """Return the folder of a shard set, made if missing; refuse what cannot be written to."""
+def open_output(out: Place) -> Store:
+    """Return the store of a shard set, made if missing; refuse what cannot be written to."""
     if not str(out):
         raise ConfigError("OUT is empty: name a folder for the shards")
-    if "://" in str(out):
-        raise ConfigError(f"OUT {out}: object stores are not supported yet; give a local folder")
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"OUT {folder}: cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"OUT {folder}: not writable; give a folder that you own")
-    return folder
+    store = open_store(out)
+    store.make()
+    return store
 
 
 def _prepare(plan: SetPlan, overwrite: bool) -> None:
     """Make the folder ready; raise OutputError where what lies there is not this run's."""
-    folder, facts = plan.folder, plan.facts
-    path = folder / CONFIG_FILE
-    there = _read_own_config(path)
+    store, facts = plan.store, plan.facts
+    there = _read_own_config(store)
     if there and overwrite:
-        _delete_set(folder, str(there["name"]))
+        _delete_set(store, str(there["name"]))
     elif there and there["config_hash"] != facts["config_hash"]:
         raise OutputError(
-            f"OUT {folder}: holds shards of another configuration "
+            f"OUT {store.url}: holds shards of another configuration "
             f"({_difference(there, facts)}); give another folder, or --overwrite to start anew"
         )
     elif there and (moved := [name for name in ORIGINS if there.get(name) != facts.get(name)]):
         name = moved[0]
         raise OutputError(
-            f"OUT {folder}: was made from {there.get(name)}, now {name.upper()} is "
-            f"{facts.get(name)}; give another folder, or correct {name!r} in {path} if the "
-            f"{plan.noun} were moved"
+            f"OUT {store.url}: was made from {there.get(name)}, now {name.upper()} is "
+            f"{facts.get(name)}; give another folder, or correct {name!r} in its {CONFIG_FILE} if "
+            f"the {plan.noun} were moved"
         )
     elif there:
         return
-    foreign = [*find_shards(folder, plan.name, ".tar"), folder / INDEX_FILE, folder / CLASSES_FILE]
-    for file in foreign:
-        if file.exists():
-            raise OutputError(
-                f"OUT {folder}: holds {file.name} but no {CONFIG_FILE} of this program, so it is "
-                f"not ours to replace; give another folder"
-            )
-    write_json(path, facts)
+    names = store.names()
+    foreign = sorted_shards(names, plan.name, ".tar")
+    foreign += [name for name in (INDEX_FILE, CLASSES_FILE) if name in names]
+    if foreign:
+        raise OutputError(
+            f"OUT {store.url}: holds {foreign[0]} but no {CONFIG_FILE} of this program, so it is "
+            f"not ours to replace; give another folder"
+        )
+    write_json(store, CONFIG_FILE, facts)
 
 
-def _read_own_config(path: Path) -> dict[str, Any] | None:
+def _read_own_config(store: Store) -> dict[str, Any] | None:
     """Return the set's configuration, None where there is none; refuse what is not ours."""
-    if not path.exists():
+    if store.size(CONFIG_FILE) is None:
         return None
     try:
-        facts = read_json(path)
+        facts = read_json(store, CONFIG_FILE)
     except ShardError:
         facts = {}
     if not isinstance(facts.get("config_hash"), str) or not isinstance(facts.get("name"), str):
         raise OutputError(
-            f"OUT {path.parent}: its {CONFIG_FILE} is damaged or another program's; give another "
+            f"OUT {store.url}: its {CONFIG_FILE} is damaged or another program's; give another "
             f"folder, or delete that file and the shards beside it"
         )
     return facts
 
 
-def _delete_set(folder: Path, name: str) -> None:
+def _delete_set(store: Store, name: str) -> None:
     """Delete exactly the files of a shard set, its configuration last."""
-    for file in (*find_shards(folder, name, ".json"), *find_shards(folder, name, ".tar")):
-        file.unlink()
-    for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE):
-        (folder / other).unlink(missing_ok=True)
-    (folder / CONFIG_FILE).unlink()
+    names = store.names()
+    for file in (*sorted_shards(names, name, ".json"), *sorted_shards(names, name, ".tar")):
+        store.delete(file)
+    for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE, CONFIG_FILE):
+        store.delete(other)
 
 
 def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> str:
@@ -385,50 +378,53 @@ def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
 
 def _complete_records(plan: SetPlan) -> dict[int, ShardRecord]:
     """Return the records of shards that need not be made: same configuration, tar in place."""
-    records = {}
-    for path in find_shards(plan.folder, plan.name, ".json"):
+    sizes, records = plan.store.sizes(), {}
+    for file in sorted_shards(sizes, plan.name, ".json"):
         try:
-            record = ShardRecord.read(path)
+            record = ShardRecord.read(plan.store, file)
         except ShardError:  # a damaged record: the shard is made again
             continue
-        tar = path.with_suffix(".tar")
-        whole = tar.is_file() and tar.stat().st_size == record.size_bytes
+        stem = file.removesuffix(".json")
+        whole = sizes.get(f"{stem}.tar") == record.size_bytes
         if whole and record.config_hash == plan.config_hash:
-            records[int(path.stem[len(plan.name) + 1 :])] = record
+            records[int(stem[len(plan.name) + 1 :])] = record
     return records
 
 
-def _log_run(folder: Path, started: float, report: RunReport, workers: int) -> None:
+def _log_run(store: Store, started: float, report: RunReport, workers: int) -> None:
     facts = {"started": round(started), "workers": workers, **asdict(report)}
-    with open(folder / RUNS_FILE, "a", encoding="utf-8") as file:
-        file.write(json.dumps(facts, sort_keys=True) + "\n")
+    store.append(RUNS_FILE, json.dumps(facts, sort_keys=True).encode() + b"\n")
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(store: Store) -> Iterator[None]:
     """Hold the folder for one run; the lock goes when the process does, however it ends."""
     try:
         import fcntl
     except ImportError:  # no such locks on Windows
         yield
         return
-    with open(folder / LOCK_FILE, "w") as file:
+    if not isinstance(store, LocalStore):
+        yield
+        return
+    with open(store.folder / LOCK_FILE, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise OutputError(
-                f"OUT {folder}: another run is writing here; wait for it, or give another folder"
+                f"OUT {store.url}: another run is writing here; wait for it, or give another folder"
             ) from error
         except OSError:
             pass  # a file system without locks
         yield
 
 
-def _clear_parts(folder: Path, name: str) -> None:
+def _clear_parts(store: Store, name: str) -> None:
     """Delete what killed workers left unfinished, and nothing of anybody else's."""
     ours = re.compile(
-        rf"\.({re.escape(name)}-\d{{6,}}|config|index|classes)\.(tar|json)\.\d+\.part"
+        rf"\.({re.escape(name)}-\d{{6,}}|config|index|classes)\.(tar|json)\.\d+-[0-9a-f]+"
+        + re.escape(PART_SUFFIX)
     )
-    for part in folder.glob(f".*{PART_SUFFIX}"):
-        if ours.fullmatch(part.name):
-            part.unlink(missing_ok=True)
+    for part in store.names():
+        if ours.fullmatch(part):
+            store.delete(part)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import IO
 
 from ezsr_shards.errors import ShardError
 from ezsr_shards.sample import Sample, decode_sample, encode_sample
+from ezsr_shards.store import write_atomically
 
-PART_SUFFIX = ".part"
 MAX_MEMBER_BYTES = 1 << 30
 MAX_SKIPPED_BYTES = 1 << 36
 
@@ -45,39 +44,22 @@ class _HashingFile:
         return self.size
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Call `write` on a temporary file, force it to disk, and rename it to `path`.
-
-    A reader sees the old file or the new one, never a part; a killed writer leaves only a
-    `*.part` file behind.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}{PART_SUFFIX}")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
 def write_shard(path: Path, samples: Iterable[Sample]) -> TarFacts:
     """Write samples as a plain tar, atomically; the bytes depend on the samples alone."""
     facts: list[TarFacts] = []
-
-    def write(file: IO[bytes]) -> None:
-        hashing = _HashingFile(file)
-        with tarfile.TarFile(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
-            for sample in samples:
-                for extension, data in encode_sample(sample).items():
-                    add_member(tar, f"{sample.key}.{extension}", data)
-                forget_members(tar)
-        facts.append(TarFacts(hashing.sha256.hexdigest(), hashing.size))
-
-    write_atomically(path, write)
+    write_atomically(path, lambda file: facts.append(write_samples(file, samples)))
     return facts[0]
+
+
+def write_samples(file: IO[bytes], samples: Iterable[Sample]) -> TarFacts:
+    """Write samples as a plain tar to an open file; the bytes depend on the samples alone."""
+    hashing = _HashingFile(file)
+    with tarfile.TarFile(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
+        for sample in samples:
+            for extension, data in encode_sample(sample).items():
+                add_member(tar, f"{sample.key}.{extension}", data)
+            forget_members(tar)
+    return TarFacts(hashing.sha256.hexdigest(), hashing.size)
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -164,5 +146,10 @@ def read_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes]]]:
 def read_shard(path: Path) -> Iterator[Sample]:
     """Yield the samples of one shard in order; raise ShardError naming the first fault."""
     with open(path, "rb") as file:
-        for key, members in read_members(file):
-            yield decode_sample(key, members)
+        yield from read_samples(file)
+
+
+def read_samples(file: IO[bytes]) -> Iterator[Sample]:
+    """Yield the samples of an open shard in order; raise ShardError naming the first fault."""
+    for key, members in read_members(file):
+        yield decode_sample(key, members)

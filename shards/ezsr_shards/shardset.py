@@ -1,4 +1,4 @@
-"""ShardSet: a folder of shards with their records, index and classes, as it lies on disk.
+"""ShardSet: shards with their records, index and classes, as they lie in a store.
 
 config.json         what decided the bytes, and its hash
 NAME-000042.tar     samples
@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import IO, Any
 
 from ezsr_shards.errors import OutputError, ShardError
-from ezsr_shards.shard import write_atomically
+from ezsr_shards.store import Place, open_store
 
 CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
 ORIGINS = ("images", "root")
@@ -59,21 +58,21 @@ class ShardRecord:
     config_hash: str
     versions: Mapping[str, str]
 
-    def write(self, folder: Path) -> None:
+    def write(self, place: Place) -> None:
         """Write `NAME.json`, atomically, which declares the shard complete."""
-        write_json(folder / f"{self.name}.json", asdict(self))
+        write_json(place, f"{self.name}.json", asdict(self))
 
     @staticmethod
-    def read(path: Path) -> ShardRecord:
-        """Read a shard's record; raise ShardError if it is not one."""
-        facts = read_json(path)
+    def read(place: Place, name: str) -> ShardRecord:
+        """Read a shard's record, the file `name`; raise ShardError if it is not one."""
+        facts = read_json(place, name)
         try:
             facts["failures"] = tuple(Failure(**failure) for failure in facts["failures"])
             record = ShardRecord(**facts)
             _check_types(record)
             return record
         except (KeyError, TypeError, AttributeError) as error:
-            raise ShardError(f"{path.name}: not a shard's record ({error})") from error
+            raise ShardError(f"{name}: not a shard's record ({error})") from error
 
 
 def _check_types(record: ShardRecord) -> None:
@@ -115,28 +114,35 @@ def shard_name(name: str, index: int) -> str:
     return f"{name}-{index:06d}"
 
 
-def find_shards(folder: Path, name: str, suffix: str) -> list[Path]:
-    """Return the paths of a set's records (".json") or tars (".tar"), in order."""
+def find_shards(place: Place, name: str, suffix: str) -> list[str]:
+    """Return the file names of a set's records (".json") or tars (".tar"), in order."""
+    return sorted_shards(open_store(place).names(), name, suffix)
+
+
+def sorted_shards(names: Iterable[str], name: str, suffix: str) -> list[str]:
+    """Return those of a folder's names that are a set's records or tars, in order."""
     numbered = re.compile(re.escape(name) + r"-(\d{6,})" + re.escape(suffix))
-    found = ((numbered.fullmatch(path.name), path) for path in folder.iterdir())
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    found = ((numbered.fullmatch(file), file) for file in names)
+    return [file for _, file in sorted((int(match[1]), file) for match, file in found if match)]
 
 
-def read_records(folder: Path, name: str) -> list[ShardRecord]:
+def read_records(place: Place, name: str) -> list[ShardRecord]:
     """Return the records of all complete shards, in order."""
-    return [ShardRecord.read(path) for path in find_shards(folder, name, ".json")]
+    store = open_store(place)
+    return [ShardRecord.read(store, file) for file in find_shards(store, name, ".json")]
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(place: Place) -> dict[str, Any]:
     """Return `config.json`; raise OutputError if the folder is no shard set."""
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder")
-    if not (folder / CONFIG_FILE).is_file():
+    store = open_store(place)
+    if store.size(CONFIG_FILE) is None:
+        if not store.exists():
+            raise OutputError(f"{store.url}: no such folder")
         raise OutputError(
-            f"{folder}: no {CONFIG_FILE} here, so it is no shard set; give the OUT folder of "
+            f"{store.url}: no {CONFIG_FILE} here, so it is no shard set; give the OUT folder of "
             f"ezsr-synth or ezsr-shards import"
         )
-    return read_json(folder / CONFIG_FILE)
+    return read_json(store, CONFIG_FILE)
 
 
 def hash_config(facts: Mapping[str, Any]) -> str:
@@ -145,16 +151,15 @@ def hash_config(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def write_classes(folder: Path, classes: Sequence[ShardClass], split: str | None) -> None:
+def write_classes(place: Place, classes: Sequence[ShardClass], split: str | None) -> None:
     """Write `classes.json`: every class there is, present in the samples or not, and the split."""
-    write_json(
-        folder / CLASSES_FILE, {"split": split, "classes": [asdict(entry) for entry in classes]}
-    )
+    facts = {"split": split, "classes": [asdict(entry) for entry in classes]}
+    write_json(place, CLASSES_FILE, facts)
 
 
-def read_classes(folder: Path) -> tuple[list[ShardClass], str | None]:
+def read_classes(place: Place) -> tuple[list[ShardClass], str | None]:
     """Return the classes and the split of a shard set."""
-    facts = read_json(folder / CLASSES_FILE)
+    facts = read_json(place, CLASSES_FILE)
     try:
         classes = [ShardClass(**entry) for entry in facts["classes"]]
         for entry in classes:
@@ -165,7 +170,7 @@ def read_classes(folder: Path) -> tuple[list[ShardClass], str | None]:
         raise ShardError(f"{CLASSES_FILE}: garbled ({error})") from error
 
 
-def write_index(folder: Path, records: Sequence[ShardRecord]) -> None:
+def write_index(place: Place, records: Sequence[ShardRecord]) -> None:
     """Write `index.json` in the wids shard-index form; shards without samples are left out."""
     shards = [
         {
@@ -177,28 +182,26 @@ def write_index(folder: Path, records: Sequence[ShardRecord]) -> None:
         for record in records
         if record.samples
     ]
-    write_json(
-        folder / INDEX_FILE,
-        {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards},
-    )
+    facts = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    write_json(place, INDEX_FILE, facts)
 
 
-def write_json(path: Path, facts: Mapping[str, Any]) -> None:
+def write_json(place: Place, name: str, facts: Mapping[str, Any]) -> None:
     """Write a JSON object, atomically, with sorted keys."""
     text = json.dumps(facts, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
     def write(file: IO[bytes]) -> None:
         file.write(text.encode())
 
-    write_atomically(path, write)
+    open_store(place).write(name, write)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(place: Place, name: str) -> dict[str, Any]:
     """Read a JSON object; raise ShardError if it is missing or none."""
     try:
-        facts = json.loads(path.read_bytes())
+        facts = json.loads(open_store(place).read(name))
     except (OSError, ValueError, RecursionError) as error:
-        raise ShardError(f"{path.name}: unreadable ({error})") from error
+        raise ShardError(f"{name}: unreadable ({error})") from error
     if not isinstance(facts, dict):
-        raise ShardError(f"{path.name}: not a JSON object")
+        raise ShardError(f"{name}: not a JSON object")
     return facts

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ezsr_shards.sample import Sample
-from ezsr_shards.shard import write_shard
+from ezsr_shards.shard import TarFacts, write_samples
 from ezsr_shards.shardset import Failure, ShardRecord
+from ezsr_shards.store import Place, open_store
 
 
 @dataclass
@@ -36,7 +36,7 @@ OnInput = Callable[[str, Tally], None]
 
 
 def finish_shard(
-    folder: Path,
+    place: Place,
     name: str,
     samples: Iterable[Sample],
     tally: Tally,
@@ -47,7 +47,9 @@ def finish_shard(
 
     `samples` counts in `tally` as it is drawn from. Raises OSError where nothing can be written.
     """
-    facts = write_shard(folder / f"{name}.tar", samples)
+    store, written = open_store(place), list[TarFacts]()
+    store.write(f"{name}.tar", lambda file: written.append(write_samples(file, samples)))
+    facts = written[0]
     record = ShardRecord(
         name=name,
         pictures=tally.inputs,
@@ -61,5 +63,5 @@ def finish_shard(
         config_hash=config_hash,
         versions=versions,
     )
-    record.write(folder)
+    record.write(store)
     return record

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from ezsr_shards.errors import EzsrError, ShardError
 from ezsr_shards.sample import Sample, decode_jpeg
-from ezsr_shards.shard import read_shard
+from ezsr_shards.shard import read_samples
 from ezsr_shards.shardset import (
     CLASSES_FILE,
     CONFIG_FILE,
@@ -20,7 +19,10 @@ from ezsr_shards.shardset import (
     read_classes,
     read_config,
     read_json,
+    read_records,
+    sorted_shards,
 )
+from ezsr_shards.store import Place, Store, open_store
 
 _CHUNK_BYTES = 1 << 20
 
@@ -34,25 +36,25 @@ class Verified:
     events: int
 
 
-def verify(folder: Path) -> Verified:
+def verify(place: Place) -> Verified:
     """Check a whole shard set; raise ShardError naming the first fault.
 
     Checked: every shard is there and has its record, its sha256 and size; every sample reads
     back, agrees with its JSON, is in bounds, sorted and unique; the picture has the sensor's
     size; labels are among the classes; records, index and configuration agree.
     """
-    config = read_config(folder)
-    name = str(config.get("name"))
+    store = open_store(place)
+    config = read_config(store)
     if hash_config(config) != config.get("config_hash"):
         raise ShardError(f"{CONFIG_FILE}: was changed after the run; its hash does not fit")
-    records = [ShardRecord.read(path) for path in find_shards(folder, name, ".json")]
-    _check_whole(folder, config, records)
-    labels = {entry.index for entry in read_classes(folder)[0]}
+    records = read_records(store, str(config.get("name")))
+    _check_whole(store, config, records)
+    labels = {entry.index for entry in read_classes(store)[0]}
     keys: set[int] = set()
     for record in records:
-        _check_tar(folder / f"{record.name}.tar", record)
+        _check_tar(store, record)
         try:
-            _check_samples(folder, record, labels, keys)
+            _check_samples(store, record, labels, keys)
         except EzsrError as error:
             raise ShardError(f"{record.name}.tar: {error}") from error
     return Verified(
@@ -62,61 +64,61 @@ def verify(folder: Path) -> Verified:
     )
 
 
-def _check_whole(folder: Path, config: dict[str, object], records: list[ShardRecord]) -> None:
-    expected = config.get("shards")
+def _check_whole(store: Store, config: dict[str, object], records: list[ShardRecord]) -> None:
+    expected, there = config.get("shards"), set(store.names())
     if len(records) != expected:
         raise ShardError(
             f"{len(records)} of {expected} shards are complete; run ezsr-synth again to continue"
         )
-    if not (folder / INDEX_FILE).is_file():
+    if INDEX_FILE not in there:
         raise ShardError(
             f"{INDEX_FILE} is missing: the run did not end well; run ezsr-synth again, it says why"
         )
     try:
         listed = {
             entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])
-            for entry in read_json(folder / INDEX_FILE)["shardlist"]
+            for entry in read_json(store, INDEX_FILE)["shardlist"]
         }
     except (KeyError, TypeError) as error:
         raise ShardError(f"{INDEX_FILE}: garbled ({error})") from error
-    there = {
+    recorded = {
         f"{record.name}.tar": (record.samples, record.size_bytes, record.sha256)
         for record in records
         if record.samples
     }
-    if listed != there:
-        differing = sorted(set(listed.items()) ^ set(there.items()))[0][0]
+    if listed != recorded:
+        differing = sorted(set(listed.items()) ^ set(recorded.items()))[0][0]
         raise ShardError(f"{INDEX_FILE} and the record of {differing} disagree")
     for record in records:
         if record.config_hash != config.get("config_hash"):
             raise ShardError(f"{record.name}.json: made with another configuration than the set's")
-    if not (folder / CLASSES_FILE).is_file():
+    if CLASSES_FILE not in there:
         raise ShardError(f"{CLASSES_FILE} is missing")
     known = {f"{record.name}.tar" for record in records}
-    tars = {path.name for path in find_shards(folder, str(config.get("name")), ".tar")}
+    tars = set(sorted_shards(there, str(config.get("name")), ".tar"))
     if tars - known:
         raise ShardError(f"{min(tars - known)}: has no record, so it belongs to no finished run")
 
 
-def _check_tar(path: Path, record: ShardRecord) -> None:
-    digest, size = hashlib.sha256(), 0
+def _check_tar(store: Store, record: ShardRecord) -> None:
+    name, digest, size = f"{record.name}.tar", hashlib.sha256(), 0
     try:
-        with open(path, "rb") as file:
+        with store.open(name) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 size += len(chunk)
     except OSError as error:
-        raise ShardError(f"{path.name}: unreadable ({error.strerror})") from error
+        raise ShardError(f"{name}: unreadable ({error.strerror})") from error
     if size != record.size_bytes:
-        raise ShardError(f"{path.name}: {size} bytes, its record says {record.size_bytes}")
+        raise ShardError(f"{name}: {size} bytes, its record says {record.size_bytes}")
     if digest.hexdigest() != record.sha256:
-        raise ShardError(f"{path.name}: its sha256 is not the recorded one; the file was changed")
+        raise ShardError(f"{name}: its sha256 is not the recorded one; the file was changed")
 
 
-def _check_samples(folder: Path, record: ShardRecord, labels: set[int], keys: set[int]) -> None:
+def _check_samples(store: Store, record: ShardRecord, labels: set[int], keys: set[int]) -> None:
     samples = events = on_events = 0
     found_labels: dict[str, int] = {}
-    for sample in read_shard(folder / f"{record.name}.tar"):
+    for sample in _samples_of(store, f"{record.name}.tar"):
         sample_id = hash(sample.key)  # 8 bytes a key, for sets of many millions
         if sample_id in keys:
             raise ShardError(f"sample {sample.key}: the key appears twice in the set")
@@ -157,8 +159,13 @@ def _check_sample(sample: Sample, labels: set[int]) -> None:
         )
 
 
-def iterate_samples(folder: Path) -> Iterator[Sample]:
+def iterate_samples(place: Place) -> Iterator[Sample]:
     """Yield every sample of the complete shards of a set, in order."""
-    name = str(read_config(folder).get("name"))
-    for path in find_shards(folder, name, ".json"):
-        yield from read_shard(path.with_suffix(".tar"))
+    store = open_store(place)
+    for file in find_shards(store, str(read_config(store).get("name")), ".json"):
+        yield from _samples_of(store, file.removesuffix(".json") + ".tar")
+
+
+def _samples_of(store: Store, name: str) -> Iterator[Sample]:
+    with store.open(name) as file:
+        yield from read_samples(file)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ezsr_shards.store import Place
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.decode import decode_picture
 
@@ -59,7 +59,7 @@ class ShardTask:
 class ShardPlan:
     """What all shards of a run share: where they go, their name, and how samples are made."""
 
-    folder: Path
+    place: Place
     name: str
     config: SynthConfig
     config_hash: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 from ezsr_shards.making import (
     RunOptions,
@@ -12,10 +11,11 @@ from ezsr_shards.making import (
     SetPlan,
     check_set_name,
     describe_set,
-    make_output_folder,
     make_set,
+    open_output,
 )
 from ezsr_shards.shardset import ShardRecord
+from ezsr_shards.store import Place
 from ezsr_shards.tally import OnInput
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.records import ShardPlan, ShardTask
@@ -27,7 +27,7 @@ SYNTHESIS_VERSION = 3
 
 def synthesize(
     images: str,
-    out: str | Path,
+    out: Place,
     config: SynthConfig | None = None,
     source: SourceOptions | None = None,
     run: RunOptions | None = None,
@@ -56,7 +56,7 @@ def synthesize(
         "synthesis": {**asdict(config), "size": str(config.size)},
     }
     plan = SetPlan(
-        folder=make_output_folder(out),
+        store=open_output(out),
         name=name,
         facts=describe_set(deciding, "images", images),
         shards=listing.shards,
@@ -65,7 +65,7 @@ def synthesize(
         split=listing.split,
         views=config.views,
     )
-    make = partial(_make_shard, plan=ShardPlan(plan.folder, name, config, plan.config_hash))
+    make = partial(_make_shard, plan=ShardPlan(plan.store, name, config, plan.config_hash))
     return make_set(plan, listing.tasks(), make, run, preload="ezsr_synth.warm")
 
 

@@ -40,7 +40,7 @@ def make_shard(
     samples = make_samples(task.pictures, plan.config, tally, on_picture)
     name = shard_name(plan.name, task.index)
     versions = library_versions()
-    return finish_shard(plan.folder, name, samples, tally, plan.config_hash, versions)
+    return finish_shard(plan.place, name, samples, tally, plan.config_hash, versions)
 
 
 def make_samples(

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from ezsr_shards.errors import InputError, RunError
-from ezsr_shards.shard import PART_SUFFIX, write_atomically
+from ezsr_shards.store import PART_SUFFIX, write_atomically
 from ezsr_train.batches import Skipped
 from ezsr_train.config import LogConfig, TrainConfig
 from ezsr_train.step import Learner

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ezsr_shards.errors import ConfigError, InputError
-from ezsr_shards.shard import write_atomically
+from ezsr_shards.store import write_atomically
 from ezsr_train.clip_file import METADATA_KEY as CLIP_KEY
 from ezsr_train.clip_file import load_strictly, read_metadata, read_safetensors
 from ezsr_train.config import InputConfig

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import save
 
 from ezsr_shards.errors import OutputError
-from ezsr_shards.shard import write_atomically
 from ezsr_shards.shardset import write_json
+from ezsr_shards.store import write_atomically
 from ezsr_train.encoder import EventEncoder
 from ezsr_train.teacher import Teacher
 
@@ -46,7 +46,7 @@ def export_open_clip(encoder: EventEncoder, teacher: Teacher, folder: Path) -> N
         folder.mkdir(parents=True, exist_ok=True)
         content = save(plain, metadata={"made_by": "ezsr"})
         write_atomically(folder / WEIGHTS_FILE, lambda file: _write(file, content))
-        write_json(folder / CONFIG_FILE, json.loads(json.dumps(config)))
+        write_json(folder, CONFIG_FILE, json.loads(json.dumps(config)))
     except OSError as error:
         raise OutputError(f"out {folder}: cannot be written ({error.strerror or error})") from error
 

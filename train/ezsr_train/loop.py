@@ -136,7 +136,7 @@ class _Run:
         started = time.perf_counter()
         if self.ranks.first:
             facts = {**asdict(self.config), "code_version": code_version()}
-            write_json(self.out / CONFIG_FILE, facts)
+            write_json(self.out, CONFIG_FILE, facts)
         batches = training_batches(
             self.shards, self.options, self.config, self.ranks, self.progress.step
         )
@@ -230,7 +230,7 @@ class _Run:
         }
         if self.monitor is None:
             return summary
-        write_json(self.out / SUMMARY_FILE, summary)
+        write_json(self.out, SUMMARY_FILE, summary)
         self.monitor.close()
         draw_curve(self.out)
         self.say(f"wrote {self.out / ENCODER_FILE} and {self.out / CURVE_FILE}")

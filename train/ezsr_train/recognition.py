@@ -224,7 +224,7 @@ def _format_of(recordings: Recordings) -> str | None:
     if isinstance(recordings, RecordingFiles):
         return recordings.listed.format
     if isinstance(recordings, ShardSet) and (recordings.folder / CONFIG_FILE).is_file():
-        told = read_json(recordings.folder / CONFIG_FILE)
+        told = read_json(recordings.folder, CONFIG_FILE)
         how = told.get("import")
         if isinstance(how, dict) and "format" in how:
             return str(how["format"])

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.errors import OutputError
-from ezsr_shards.shard import write_atomically
 from ezsr_shards.shardset import write_json
+from ezsr_shards.store import write_atomically
 from ezsr_train.evaluate import Answer, accuracy
 from ezsr_train.zeroshot import Accuracy
 
@@ -167,7 +167,7 @@ class Report:
             _write_text(folder / MARKDOWN_FILE, self.to_markdown())
             _write_text(folder / ANSWERS_FILE, self._to_csv())
             draw_confusion(folder / CONFUSION_FILE, self.confusion(), self.names)
-            write_json(folder / REPORT_FILE, self.to_json())
+            write_json(folder, REPORT_FILE, self.to_json())
         except OSError as error:
             raise OutputError(
                 f"out {folder}: cannot be written ({error.strerror or error})"

@@ -19,7 +19,6 @@ from ezsr_shards.errors import InputError, ShardError
 from ezsr_shards.events import MAX_SIDE_PX
 from ezsr_shards.lookup import MemberPlaces, locate_samples, read_members_at
 from ezsr_shards.npz import NpzRows
-from ezsr_shards.shard import write_atomically
 from ezsr_shards.shardset import (
     CLASSES_FILE,
     CONFIG_FILE,
@@ -28,6 +27,7 @@ from ezsr_shards.shardset import (
     read_classes,
     read_json,
 )
+from ezsr_shards.store import write_atomically
 
 _LOCATED_SHARDS = 160
 _MOST_SAMPLES = 10**7  # in one shard
@@ -114,7 +114,7 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
             f"or ezsr-shards import for recordings (ezsr-eval also takes them with --format)"
         )
     try:
-        listed = read_json(folder / INDEX_FILE)["shardlist"]
+        listed = read_json(folder, INDEX_FILE)["shardlist"]
         shards = tuple(_read_entry(folder, url, entry) for entry in listed)
         classes, _ = read_classes(folder)
     except (KeyError, TypeError, ValueError) as error:

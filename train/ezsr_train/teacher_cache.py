@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 from ezsr_shards.errors import InputError, ShardError
 from ezsr_shards.lookup import MemberPlaces, locate_samples, read_members_at
 from ezsr_shards.process import follow_parent
-from ezsr_shards.shard import add_member, forget_members, write_atomically
+from ezsr_shards.shard import add_member, forget_members
 from ezsr_shards.shardset import read_json, write_json
+from ezsr_shards.store import write_atomically
 from ezsr_train.prepare import View, read_picture
 from ezsr_train.shard_files import ShardSet, read_recording
 from ezsr_train.teacher import Teacher
@@ -98,7 +99,7 @@ def open_cache(shards: ShardSet, teacher: Teacher, geometry: str) -> TeacherCach
     folder = cache_folder(shards, teacher)
     if not (folder / CACHE_FILE).is_file():
         return None
-    found, expected = _read(folder / CACHE_FILE), asdict(CacheFacts.of(teacher, geometry))
+    found, expected = _read(folder, CACHE_FILE), asdict(CacheFacts.of(teacher, geometry))
     online = "or train with --teacher online"
     for name, value in expected.items():
         if found.get(name) != value:
@@ -116,18 +117,19 @@ def open_cache(shards: ShardSet, teacher: Teacher, geometry: str) -> TeacherCach
 
 
 def _state_of(folder: Path, stem: str, sha256: str) -> str:
-    record = folder / f"{stem}.json"
-    if not record.is_file() or not (folder / f"{stem}.tar").is_file():
+    record = f"{stem}.json"
+    if not (folder / record).is_file() or not (folder / f"{stem}.tar").is_file():
         return "missing"
-    return "whole" if _read(record).get("shard_sha256") == sha256 else "of another shard"
+    same = _read(folder, record).get("shard_sha256") == sha256
+    return "whole" if same else "of another shard"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return read_json(path)
+        return read_json(folder, name)
     except ShardError as error:
         raise InputError(
-            f"cache {path.parent}: {error}; run ezsr-embed again with --overwrite"
+            f"cache {folder}: {error}; run ezsr-embed again with --overwrite"
         ) from error
 
 
@@ -163,8 +165,8 @@ def embed_shards(
     if overwrite or not (folder / CACHE_FILE).is_file():
         for old in [*folder.glob("*.tar"), *folder.glob("*.json")]:
             old.unlink()
-        write_json(folder / CACHE_FILE, {**asdict(facts), "teacher": teacher.name})
-    elif not asdict(facts).items() <= _read(folder / CACHE_FILE).items():
+        write_json(folder, CACHE_FILE, {**asdict(facts), "teacher": teacher.name})
+    elif not asdict(facts).items() <= _read(folder, CACHE_FILE).items():
         raise InputError(
             f"cache {folder}: of another teacher or geometry; say --overwrite to replace it"
         )
@@ -183,10 +185,8 @@ def embed_shards(
             unreadable.append(shard.path.name)
             continue
         _write_rows(folder / f"{shard.path.stem}.tar", rows)
-        write_json(
-            folder / f"{shard.path.stem}.json",
-            {"shard_sha256": shard.sha256, "samples": len(rows), "skipped": lost},
-        )
+        record = {"shard_sha256": shard.sha256, "samples": len(rows), "skipped": lost}
+        write_json(folder, f"{shard.path.stem}.json", record)
         pictures += len(rows)
     whole = len(todo) - len(unreadable)
     return EmbedReport(folder, whole, pictures, tuple(skipped), tuple(unreadable))

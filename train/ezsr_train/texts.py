@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ezsr_shards.classnames import read_classnames
 from ezsr_shards.errors import InputError
-from ezsr_shards.shard import write_atomically
 from ezsr_shards.shardset import ShardClass
+from ezsr_shards.store import write_atomically
 from ezsr_train.encoder import EncoderFacts
 from ezsr_train.teacher import Teacher, load_teacher
 from ezsr_train.zeroshot import embed_classes

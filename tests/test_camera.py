@@ -253,8 +253,9 @@ def test_the_photoreceptor_agrees_with_small_steps(bandwidth_hz: float) -> None:
     values = np.cumsum(rng.normal(0, 0.1, (41, 12)), axis=0).clip(-3, 0.2) - 0.2
     seen = values.astype(np.float32)
     light, filtered = seen[:1].copy(), seen[:1].copy()
+    room = tuple(np.empty(12, np.float32) for _ in range(3))
     for row, step_us in zip(seen[1:], np.diff(t_us), strict=True):
-        kernels.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, 0, row)
+        kernels.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, 0, row, room)
         assert np.array_equal(filtered[0], row)
     for x in range(12):
         twin = reference.photoreceptor(t_us, values[:, x], bandwidth_hz, 300)
@@ -270,7 +271,8 @@ def test_a_photoreceptor_takes_its_time_constant() -> None:
         filtered = before.copy()
         for step_us in (1, round(constant_us)):
             seen = now[0].copy()
-            kernels.filter_row(2e-4 * np.pi * step_us, before, filtered, 0, seen)
+            room = tuple(np.empty(1, np.float32) for _ in range(3))
+            kernels.filter_row(2e-4 * np.pi * step_us, before, filtered, 0, seen, room)
         assert abs((seen[0] - np.log(light)) / -1e-3 - np.exp(-1)) < 0.01
 
 

@@ -15,7 +15,7 @@ from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts, _sample_row
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
-from ezsr_synth.simulate import simulate
+from ezsr_synth.simulate import _Room, simulate
 from ezsr_synth.vector import list_marked
 
 CASES = 220
@@ -135,7 +135,7 @@ def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.M
     roomy = simulate(log_picture, motion, camera, size)
     monkeypatch.setattr("ezsr_synth.simulate._LEAST_ROOM", 1)
     monkeypatch.setattr("ezsr_synth.simulate._AMPLE", 0)
-    monkeypatch.setattr("ezsr_synth.simulate._ROOM.words", np.empty(0, np.uint64))
+    monkeypatch.setattr("ezsr_synth.simulate._ROOM", _Room())
     tight = simulate(log_picture, motion, camera, size)
     assert np.array_equal(roomy.t, tight.t)
     assert np.array_equal(roomy.x, tight.x)
@@ -145,7 +145,7 @@ def test_a_capped_simulation_keeps_its_memory_in_bounds(monkeypatch: pytest.Monk
     """Noise at tiny thresholds fires hundreds of events a pixel; the cap is 1000."""
     import tracemalloc
 
-    monkeypatch.setattr("ezsr_synth.simulate._ROOM.words", np.empty(0, np.uint64))
+    monkeypatch.setattr("ezsr_synth.simulate._ROOM", _Room())
     rng = np.random.default_rng(0)
     noise = rng.choice(np.array([-6.9, 0.0], np.float32), (140, 140))
     size = SensorSize(128, 128)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
+from ezsr_synth.lookup import POINT_BITS, RUN, look_up_run, sees_runs
 from ezsr_synth.vector import list_marked, peek_pixel, peek_scene, poke_event, poke_row
 
 F32 = npt.NDArray[np.float32]
@@ -105,6 +106,8 @@ class Scratch(NamedTuple):
     listed        int32, the places of marks
     levels        float32, references after an event
     ends          float64, when the rest after it ends, us from the step's start
+    rows          float32, three rows of values half done
+    resting       int32, the places of the first `rest_count[0]` pixels that rest, in any order
     """
 
     marks: U8
@@ -112,13 +115,16 @@ class Scratch(NamedTuple):
     listed: I32
     levels: F32
     ends: F64
+    rows: tuple[F32, F32, F32]
+    resting: I32
+    rest_count: I64
 
 
 _CHUNK, _MIDDLE = 64, np.int32(32)
-_FIXED = 2.0**24
-_FRACTION = np.int32(2**24 - 1)
-_WHOLE_BITS = np.int32(24)
-_UNIT = np.float32(2.0**-24)
+_FIXED = 2.0**POINT_BITS
+_FRACTION = np.int32(2**POINT_BITS - 1)
+_WHOLE_BITS = np.int32(POINT_BITS)
+_UNIT = np.float32(2.0**-POINT_BITS)
 _MOST_STEP = 3.9
 
 
@@ -156,13 +162,21 @@ def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
     x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
     step_x, step_y = np.int32(round(warp[0, 0] * _FIXED)), np.int32(round(warp[1, 0] * _FIXED))
     line = np.int32(stride)
+    runs = sees_runs(log_picture.shape, (step_x, step_y), max(y0, y0 + warp[1, 0] * width))
     for first in range(0, width, _CHUNK):
         middle = first + _CHUNK // 2
         qx, qy = x0 + warp[0, 0] * middle, y0 + warp[1, 0] * middle
         left, top = int(np.floor(qx)), int(np.floor(qy))
         off_x, off_y = np.int32((qx - left) * _FIXED), np.int32((qy - top) * _FIXED)
         corner = top * stride + left
-        for n in range(np.int32(min(_CHUNK, width - first))):
+        count, done = min(_CHUNK, width - first), 0
+        while runs and done + RUN <= count:
+            away = np.int32(np.int32(done) - _MIDDLE)
+            px = np.int32(off_x + np.int32(step_x * away))
+            py = np.int32(off_y + np.int32(step_y * away))
+            look_up_run(log_picture, corner, (px, step_x), (py, step_y), row, first + done)
+            done += RUN
+        for n in range(np.int32(done), np.int32(count)):
             away = np.int32(np.int32(n) - _MIDDLE)
             px = np.int32(off_x + np.int32(step_x * away))
             py = np.int32(off_y + np.int32(step_y * away))
@@ -336,13 +350,16 @@ def _wait_us(pixel: int, number: int, effects: Effects) -> float:
 
 
 @jit_into
-def filter_row(radians: float, light: F32, filtered: F32, y: int, row: F32) -> None:
+def filter_row(
+    radians: float, light: F32, filtered: F32, y: int, row: F32, room: tuple[F32, F32, F32]
+) -> None:
     """Pass a row through each pixel's photoreceptor, a low-pass of first order, for one time step.
 
     radians   how far a white pixel's cut-off frequency turns in the step: 2 pi f T
     light     log intensity before the step, in row y; becomes that of now
     filtered  what the photoreceptor gave before the step, in row y; becomes what it gives now
     row       log intensity now; becomes what the photoreceptor gives now
+    room      three rows for what is half done: in one loop, each pixel would wait for itself
 
     The cut-off frequency is proportional to the light, dark current included. Solved for light
     whose logarithm is linear in time: with S(t) the integral of the speed and z the whole of it,
@@ -352,10 +369,14 @@ def filter_row(radians: float, light: F32, filtered: F32, y: int, row: F32) -> N
     to the first order in how much the speed changes within the step.
     """
     white = np.float32(radians) / (_ONE + _DARK)
+    turned, scales, rests = room
     for x in range(row.shape[0]):
-        before, out, now = light[y, x], filtered[y, x], row[x]
-        z = white * (_exp(_HALF * (before + now)) + _DARK)
-        scale, rest = _exp_parts(-min(z, np.float32(80.0)))
+        turned[x] = white * (_exp(_HALF * (light[y, x] + row[x])) + _DARK)
+    for x in range(row.shape[0]):
+        scales[x], rests[x] = _exp_parts(-min(turned[x], np.float32(80.0)))
+    for x in range(row.shape[0]):
+        before, out, now, z = light[y, x], filtered[y, x], row[x], turned[x]
+        scale, rest = scales[x], rests[x]
         kept, inverse = scale + scale * rest, _ONE / z
         lag = ((_ONE - scale) - scale * rest) * inverse
         first = (lag - kept) * inverse
@@ -377,14 +398,17 @@ def fire_events(
     states: tuple[State, State],
     last_us: int,
     words: U64,
+    ends: I64,
 ) -> int:
-    """Move the sensor through K + 1 time samples and write the events, as words, in no order.
+    """Move the sensor through K + 1 time samples and write the events, as words.
 
     log_picture  float32, seen bilinearly; log intensity is linear in time between samples
     path         warps float64 (K + 1, 3, 3) and times int64 (K + 1,), whole microseconds
     states       at the first time sample, which is read, and at the last, which is written
     last_us      no event is later: the last whole microsecond of the path
-    words        t is the crossing time to the nearest whole microsecond
+    words        t is the crossing time to the nearest whole microsecond; in order of row and
+                 time step, but in no order within these
+    ends         int64 (H, K): where in the words the events of a row and a step end
 
     Returns how many events there are; those beyond the words' length are counted, not written.
     """
@@ -397,24 +421,26 @@ def fire_events(
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         _copy_row(begun, state, effects, y, before)
+        if rests:
+            _list_resting(t_us[0], y, state.release, scratch)
         for k in range(1, len(t_us)):
             step = Step(y, y * width, t_us[k - 1], t_us[k], min(t_us[k], last_us))
             _sample_row(log_picture, warps[k], y, now)
             if effects.bandwidth_hz > 0:
-                _filter_row(effects.bandwidth_hz, step, state, now)
+                _filter_row(effects.bandwidth_hz, step, state, scratch, now)
             if effects.leaks:
                 _leak_row(pixels.leak, step, now)
             if rests:
-                _end_rests(before, now, step, state)
+                _end_rests(before, now, step, state, scratch)
             _mark_crossings(now, step, pixels, state, marks)
             if rests:
-                _unmark_resting(step, state, marks)
+                _unmark_resting(marks, scratch)
             if noisy:
                 _mark_arrivals(step, state, marks, scratch.again)
                 active = list_marked(scratch.again, listed)
                 if active:
                     count = _fire_noisy(
-                        *(listed, active, before, now, step, pixels, effects, state, words, count)
+                        *(active, before, now, step, pixels, effects, state, scratch, words, count)
                     )
             active = list_marked(marks, listed)
             while active:
@@ -423,6 +449,7 @@ def fire_events(
                     *(active, before, now, step, pixels, effects, state, scratch, words, count)
                 )
                 count = fired
+            ends[y, k - 1] = count
             before, now = now, before
         state.seen[y] = before
     return count
@@ -437,6 +464,9 @@ def _make_scratch(width: int) -> Scratch:
         np.empty(whole + 1, np.int32),
         np.empty(whole, np.float32),
         np.empty(whole),
+        (np.empty(whole, np.float32), np.empty(whole, np.float32), np.empty(whole, np.float32)),
+        np.empty(whole + 1, np.int32),
+        np.zeros(1, np.int64),
     )
 
 
@@ -456,9 +486,9 @@ def _copy_row(begun: State, state: State, effects: Effects, y: int, seen: F32) -
 
 
 @jit_into
-def _filter_row(bandwidth_hz: float, step: Step, state: State, row: F32) -> None:
+def _filter_row(bandwidth_hz: float, step: Step, state: State, scratch: Scratch, row: F32) -> None:
     radians = _TAU * bandwidth_hz * 1e-6 * (step.stop_us - step.start_us)
-    filter_row(radians, state.light, state.filtered, step.y, row)
+    filter_row(radians, state.light, state.filtered, step.y, row, scratch.rows)
 
 
 @jit_into
@@ -473,15 +503,28 @@ def _leak_row(leak: F32, step: Step, row: F32) -> None:
 
 
 @jit_into
-def _end_rests(before: F32, now: F32, step: Step, state: State) -> None:
+def _list_resting(start_us: int, y: int, release: F64, scratch: Scratch) -> None:
+    """List the pixels of a row that rest at a time sample."""
+    for x in range(release.shape[1]):
+        scratch.again[x] = release[y, x] >= start_us
+    scratch.rest_count[0] = list_marked(scratch.again, scratch.resting)
+
+
+@jit_into
+def _end_rests(before: F32, now: F32, step: Step, state: State, scratch: Scratch) -> None:
     """Where a rest ends in this time step, let the reference be what is seen then."""
     start, stop, y = float(step.start_us), float(step.stop_us), step.y
-    per_us = 1.0 / (stop - start)
-    for x in range(now.shape[0]):
-        release, reference = state.release[y, x], state.reference[y, x]
-        seen = before[x] + (now[x] - before[x]) * np.float32((release - start) * per_us)
-        ends = (release >= start) & (release < stop)
-        state.reference[y, x] = seen if ends else reference
+    per_us, resting, left = 1.0 / (stop - start), scratch.resting, 0
+    for n in range(scratch.rest_count[0]):
+        x = resting[n]
+        release = state.release[y, x]
+        if release < stop:
+            passed = np.float32((release - start) * per_us)
+            state.reference[y, x] = before[x] + (now[x] - before[x]) * passed
+        else:
+            resting[left] = x
+            left += 1
+    scratch.rest_count[0] = left
 
 
 @jit_into
@@ -495,9 +538,9 @@ def _mark_crossings(now: F32, step: Step, pixels: Pixels, state: State, marks: U
 
 
 @jit_into
-def _unmark_resting(step: Step, state: State, marks: U8) -> None:
-    for x in range(state.reference.shape[1]):
-        marks[x] &= state.release[step.y, x] < step.stop_us
+def _unmark_resting(marks: U8, scratch: Scratch) -> None:
+    for n in range(scratch.rest_count[0]):
+        marks[scratch.resting[n]] = 0
 
 
 @jit_into
@@ -559,16 +602,23 @@ def _fire_once(
     for n in range(active):
         reference[step.y, listed[n]] = levels[n]
         if rests:
-            release[step.y, listed[n]] = start + ends[n]
+            _rest(step, listed[n], start + ends[n], release, scratch)
             again[n] &= ends[n] < length
         listed[left] = listed[n]
         left += int(again[n])
     return left
 
 
+@jit_into
+def _rest(step: Step, x: int, until_us: float, release: F64, scratch: Scratch) -> None:
+    release[step.y, x] = until_us
+    if until_us >= step.stop_us:
+        scratch.resting[scratch.rest_count[0]] = x
+        scratch.rest_count[0] += 1
+
+
 @jit
 def _fire_noisy(
-    listed: I32,
     active: int,
     before: F32,
     now: F32,
@@ -576,6 +626,7 @@ def _fire_noisy(
     pixels: Pixels,
     effects: Effects,
     state: State,
+    scratch: Scratch,
     words: U64,
     count: int,
 ) -> int:
@@ -584,7 +635,7 @@ def _fire_noisy(
     Noise events come as a Poisson process at the rate of a black pixel, and are thinned by the
     light; each sets the reference to what is seen.
     """
-    y, reference, release = step.y, state.reference, state.release
+    y, reference, release, listed = step.y, state.reference, state.release, scratch.listed
     arrival, arrivals = state.arrival, state.arrivals
     start, stop, rests = float(step.start_us), float(step.stop_us), effects.refractory_us > 0
     for n in range(active):
@@ -624,7 +675,7 @@ def _fire_noisy(
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
-                release[y, x] = moment
+                _rest(step, x, moment, release, scratch)
                 if moment < stop:
                     ref = np.float32(then + change * ((moment - start) / (stop - start)))
         reference[y, x] = ref
@@ -648,5 +699,5 @@ def compile_kernels() -> None:
     spread_thresholds(1.0, 0.1, ON, seed, pixels.on)
     spread_leaks(1.0, (0.1, 1.0, 2.0), seed, pixels.on, pixels.leak)
     start_pixels(scene, path, pixels, True, effects, states[0])
-    words = np.empty(1, np.uint64)
-    fire_events(scene, path, pixels, effects, states, 0, words)
+    words, ends = np.empty(1, np.uint64), np.empty((2, 1), np.int64)
+    fire_events(scene, path, pixels, effects, states, 0, words, ends)

@@ -12,6 +12,7 @@ from ezsr_shards.events import EventStream
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import SensorSize
 from ezsr_synth.kernels import (
+    I64,
     T_SHIFT,
     U64,
     Effects,
@@ -21,8 +22,14 @@ from ezsr_synth.kernels import (
     start_pixels,
 )
 from ezsr_synth.motion import Motion
+from ezsr_synth.order import LONGEST_STEP_US, compile_order, order_steps
 from ezsr_synth.readout import compile_readout, read_out, unpack
 
+_STATE_TYPES: dict[str, type] = {
+    **dict.fromkeys(("reference", "seen", "light", "filtered"), np.float32),
+    **dict.fromkeys(("release", "arrival"), np.float64),
+    "arrivals": np.int64,
+}
 _FIRST_BLOCK = 4
 _LARGEST_BLOCK = 16
 _SLACK_PX = 1e-3
@@ -36,28 +43,37 @@ class _Room(threading.local):
     """Memory of one thread that is used again: what is new costs a page fault every 4 kB."""
 
     def __init__(self) -> None:
-        self.words: U64 = np.empty(0, np.uint64)
-        self._states: dict[tuple[SensorSize, bool, bool, bool], tuple[State, State]] = {}
+        self._block: U64 = np.empty(0, np.uint64)
+        self._words: U64 = np.empty(0, np.uint64)
+        self._size: SensorSize | None = None
+        self._arrays: dict[tuple[str, int], npt.NDArray[Any]] = {}
 
-    def widen(self, filled: int, more: int) -> U64:
-        """Return the words, the first `filled` as they are, with room for `more`."""
-        if len(self.words) < filled + more:
-            kept, self.words = self.words[:filled], np.empty(filled + more, np.uint64)
-            self.words[:filled] = kept
-        return self.words
+    def block(self, count: int) -> U64:
+        """Return room for at least so many words of a block, of any content."""
+        if len(self._block) < count:
+            self._block = np.empty(count, np.uint64)
+        return self._block
+
+    def words(self, filled: int, more: int) -> U64:
+        """Return room for all words: the first `filled` as they are, and `more`."""
+        if len(self._words) < filled + more:
+            kept, self._words = self._words[:filled], np.empty(2 * (filled + more), np.uint64)
+            self._words[:filled] = kept
+        return self._words
 
     def shrink(self) -> None:
         """Give back more memory than most simulations need."""
-        if len(self.words) > _MOST_KEPT:
-            self.words = np.empty(0, np.uint64)
+        if len(self._block) + len(self._words) > _MOST_KEPT:
+            self._block, self._words = np.empty(0, np.uint64), np.empty(0, np.uint64)
 
-    def states(self, size: SensorSize, effects: Effects) -> tuple[State, State]:
-        """Return room for what pixels remember at the two ends of a block, of any content."""
-        filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
-        key = (size, filters, effects.refractory_us > 0, noisy)
-        if key not in self._states:
-            self._states = {key: (_make_state(size, effects), _make_state(size, effects))}
-        return self._states[key]
+    def array(self, name: str, size: SensorSize, dtype: type, used: bool) -> npt.NDArray[Any]:
+        """Return room for a value of every pixel, of any content; none where it is not used."""
+        if size != self._size:
+            self._size, self._arrays = size, {}
+        key = name, size.width if used else 0
+        if key not in self._arrays:
+            self._arrays[key] = np.empty((size.height, key[1]), dtype)
+        return self._arrays[key]
 
 
 _ROOM = _Room()
@@ -84,7 +100,6 @@ def simulate(
         np.ascontiguousarray(log_picture, np.float32), motion, camera, size, max_events
     )
     duration_us = motion.duration_us
-    words.sort()
     words = read_out(words, camera, size, duration_us)
     if max_events is not None and len(words) > max_events:
         duration_us = int(words[max_events]) >> T_SHIFT
@@ -101,30 +116,34 @@ def _fire_until(
     size: SensorSize,
     max_events: int | None,
 ) -> U64:
-    """Return the words of all events, or of a beginning that has more than `max_events`.
+    """Return the words of all events in order, or of a beginning with more than `max_events`.
 
-    The room for words grows until all of a block fit; but where a block has more than twice the
-    cap, it is tried again with half its length, so that little is made only to be thrown away.
+    The room for a block grows until all its words fit; but where it has more than twice the cap,
+    it is tried again with half its length, so that little is made only to be thrown away.
     """
     pixels, effects = camera.pixels(size), camera.effects
-    begun, ended = _ROOM.states(size, effects)
+    begun, ended = (_make_state(name, size, effects) for name in ("begun", "ended"))
     start_pixels(
         log_picture, (motion.warps, motion.t_us), pixels, camera.random_phase, effects, begun
     )
-    words = _ROOM.widen(0, _LEAST_ROOM)
+    words, block = _ROOM.words(0, 0), _ROOM.block(_LEAST_ROOM)
     start, last, length, filled, ready = 0, len(motion.t_us) - 1, _FIRST_BLOCK, 0, 0
     last_us = motion.duration_us - 1
     while start < last and (max_events is None or ready <= max_events):
         stop = min(last, start + length)
         path = motion.warps[start : stop + 1], motion.t_us[start : stop + 1]
-        room = words[filled:]
-        count = fire_events(log_picture, path, pixels, effects, (begun, ended), last_us, room)
-        if count > len(room):
+        ends = np.empty((size.height, stop - start), np.int64)
+        count = fire_events(
+            log_picture, path, pixels, effects, (begun, ended), last_us, block, ends
+        )
+        if count > len(block):
             if max_events is not None and count > 2 * max_events and stop > start + 1:
                 length = (stop - start) // 2
             else:
-                words = _ROOM.widen(filled, 2 * count)
+                block = _ROOM.block(2 * count)
             continue
+        words = _ROOM.words(filled, count)
+        _append(words, filled, block[:count], ends, path[1])
         begun, ended = ended, begun
         start, filled, length = stop, filled + count, _LARGEST_BLOCK
         if max_events is not None:
@@ -132,33 +151,40 @@ def _fire_until(
             missing = (max_events - ready) * stop / max(ready, 1)
             length = int(min(max(_CAREFUL * missing, 1), _LARGEST_BLOCK))
         if start < last:
-            words = _ROOM.widen(filled, int(_AMPLE * filled / stop * length))
+            block = _ROOM.block(int(_AMPLE * filled / stop * length))
     return words[:filled]
 
 
-def _make_state(size: SensorSize, effects: Effects) -> State:
+def _append(words: U64, filled: int, block: U64, ends: I64, t_us: I64) -> None:
+    """Append a block's words to those of the blocks before, in order."""
+    longest_us = int(np.diff(t_us).max())
+    if longest_us > LONGEST_STEP_US or not order_steps(block, ends, t_us, words, filled):
+        words[filled : filled + len(block)] = block
+        words[: filled + len(block)].sort()
+
+
+def _make_state(name: str, size: SensorSize, effects: Effects) -> State:
     """Return room for what pixels remember; none for what no effect needs."""
-
-    def room(dtype: type, used: bool = True) -> npt.NDArray[Any]:
-        return np.empty((size.height, size.width if used else 0), dtype)
-
     filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
-    return State(
-        reference=room(np.float32),
-        seen=room(np.float32),
-        light=room(np.float32, filters),
-        filtered=room(np.float32, filters),
-        release=room(np.float64, effects.refractory_us > 0),
-        arrival=room(np.float64, noisy),
-        arrivals=room(np.int64, noisy),
-    )
+    used = {
+        "light": filters,
+        "filtered": filters,
+        "release": effects.refractory_us > 0,
+        "arrival": noisy,
+        "arrivals": noisy,
+    }
+    arrays = {
+        field: _ROOM.array(f"{name} {field}", size, dtype, used.get(field, True))
+        for field, dtype in _STATE_TYPES.items()
+    }
+    return State(**arrays)
 
 
 def _count_ready(words: U64, camera: Camera, size: SensorSize, now_us: int) -> int:
     """Return how many events nothing that comes after `now_us` can precede any more."""
     if camera.row_readout_us == 0:
         return len(words)
-    read = read_out(np.sort(words), camera, size, now_us + 1)
+    read = read_out(words, camera, size, now_us + 1)
     tick_us = now_us // camera.timestamp_us * camera.timestamp_us
     return int(np.searchsorted(read, np.uint64(tick_us << T_SHIFT)))
 
@@ -177,4 +203,5 @@ def _require_inside(log_picture: npt.NDArray[np.float32], motion: Motion, size: 
 def compile_simulation() -> None:
     """Compile every kernel, or load it from the cache."""
     compile_kernels()
+    compile_order()
     compile_readout()

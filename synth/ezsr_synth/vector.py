@@ -16,15 +16,16 @@ from numba import extending
 from numba.core import cgutils, types
 from numba.np import arrayobj
 
-_intrinsic: Any = extending.intrinsic
-_overload: Any = extending.overload
-_make_array: Any = arrayobj.make_array
-_declare: Any = cgutils.get_or_insert_function
+intrinsic: Any = extending.intrinsic
+overload: Any = extending.overload
+make_array: Any = arrayobj.make_array
+declare: Any = cgutils.get_or_insert_function
 
 _Whole = int | np.integer[Any]
-_LANES = 16
-_COMPRESSES = "avx512f" in binding.get_host_cpu_features()
-"""Elsewhere LLVM would compress by sixteen branches, and a loop without any is faster."""
+LANES = 16
+PERMUTES = "avx512f" in binding.get_host_cpu_features()
+"""Whether the CPU packs marked lanes, and picks lanes of two registers by number, at once.
+Elsewhere either would be sixteen branches, and a loop without any is faster."""
 
 
 Peek = Callable[[npt.NDArray[Any], int, _Whole], Any]
@@ -46,7 +47,7 @@ def _apart(scope: str) -> tuple[Peek, Poke]:
     def poke(array: npt.NDArray[Any], base: int, offset: _Whole, value: Any) -> None:
         array.reshape(-1)[base + offset] = value
 
-    @_intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic  # type: ignore[untyped-decorator]
     def load(typing: Any, array: Any, base: Any, offset: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             loaded = builder.load(_place(context, builder, signature, values))
@@ -55,7 +56,7 @@ def _apart(scope: str) -> tuple[Peek, Poke]:
 
         return array.dtype(array, types.int64, offset), generate
 
-    @_intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic  # type: ignore[untyped-decorator]
     def store(typing: Any, array: Any, base: Any, offset: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             stored = builder.store(values[3], _place(context, builder, signature, values))
@@ -64,11 +65,11 @@ def _apart(scope: str) -> tuple[Peek, Poke]:
 
         return types.void(array, types.int64, offset, array.dtype), generate
 
-    @_overload(peek)
+    @overload(peek)
     def compile_peek(array, base, offset):  # type: ignore[no-untyped-def]
         return lambda array, base, offset: load(array, base, offset)
 
-    @_overload(poke)
+    @overload(poke)
     def compile_poke(array, base, offset, value):  # type: ignore[no-untyped-def]
         return lambda array, base, offset, value: store(array, base, offset, value)
 
@@ -76,7 +77,7 @@ def _apart(scope: str) -> tuple[Peek, Poke]:
 
 
 def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    data = _make_array(signature.args[0])(context, builder, values[0]).data
+    data = make_array(signature.args[0])(context, builder, values[0]).data
     return builder.gep(builder.gep(data, [values[1]]), [values[2]], inbounds=True)
 
 
@@ -107,38 +108,38 @@ def list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> 
     return count
 
 
-@_intrinsic  # type: ignore[untyped-decorator]
+@intrinsic  # type: ignore[untyped-decorator]
 def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any) -> Any:
     """Append to listed[:count] the places of the ones in marks[first : first + 16]."""
-    word, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), _LANES)
+    word, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = _make_array(signature.args[0])(context, builder, values[0]).data
-        eights = ir.VectorType(ir.IntType(8), _LANES)
+        data = make_array(signature.args[0])(context, builder, values[0]).data
+        eights = ir.VectorType(ir.IntType(8), LANES)
         at = builder.bitcast(builder.gep(data, [values[1]]), eights.as_pointer())
-        mask = builder.icmp_signed("!=", builder.load(at, align=1), eights([0] * _LANES))
+        mask = builder.icmp_signed("!=", builder.load(at, align=1), eights([0] * LANES))
         low = builder.insert_element(lanes(ir.Undefined), builder.trunc(values[1], word), word(0))
-        splat = builder.shuffle_vector(low, lanes(ir.Undefined), lanes([0] * _LANES))
-        places = builder.add(splat, lanes(list(range(_LANES))))
-        out = _make_array(signature.args[2])(context, builder, values[2]).data
+        splat = builder.shuffle_vector(low, lanes(ir.Undefined), lanes([0] * LANES))
+        places = builder.add(splat, lanes(list(range(LANES))))
+        out = make_array(signature.args[2])(context, builder, values[2]).data
         to = builder.gep(out, [values[3]])
         kind = ir.FunctionType(ir.VoidType(), [lanes, to.type, mask.type])
-        name = f"llvm.masked.compressstore.v{_LANES}i32"
-        builder.call(_declare(builder.module, kind, name), [places, to, mask])
-        ones = builder.ctpop(builder.bitcast(mask, ir.IntType(_LANES)))
+        name = f"llvm.masked.compressstore.v{LANES}i32"
+        builder.call(declare(builder.module, kind, name), [places, to, mask])
+        ones = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
         return builder.add(values[3], builder.zext(ones, ir.IntType(64)))
 
     return types.int64(marks, types.int64, listed, types.int64), generate
 
 
-@_overload(list_marked)
+@overload(list_marked)
 def _compile_list_marked(marks, listed):  # type: ignore[no-untyped-def]
-    if not _COMPRESSES:
+    if not PERMUTES:
         return list_marked
 
     def compress(marks, listed):  # type: ignore[no-untyped-def]
         count = 0
-        for first in range(0, len(marks), _LANES):
+        for first in range(0, len(marks), LANES):
             count = _append_marked(marks, first, listed, count)
         return count
 

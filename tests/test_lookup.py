@@ -1,0 +1,114 @@
+"""Look-up and order: what is done sixteen or thousands at a time is what one by one would be."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ezsr_synth.kernels import T_SHIFT, _sample_row
+from ezsr_synth.order import order_steps
+
+F32 = npt.NDArray[np.float32]
+
+
+def draw_warp(rng: np.random.Generator, turn_deg: float, scale: float) -> npt.NDArray[np.float64]:
+    """Return a warp that turns and scales about (40, 40)."""
+    angle = np.deg2rad(turn_deg)
+    matrix = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    warp = np.eye(3)
+    warp[:2, :2] = matrix
+    warp[:2, 2] = np.array([130, 130]) - matrix @ [40, 40] + rng.uniform(0, 1, 2)
+    return warp
+
+
+def look_up(picture: F32, warp: npt.NDArray[np.float64], y: int, width: int) -> F32:
+    row = np.empty(width, np.float32)
+    _sample_row(picture, warp, y, row)
+    return row
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 31, 64, 65, 80, 100])
+@pytest.mark.parametrize(
+    ("turn_deg", "scale"),
+    [
+        (0, 1),
+        (3, 1.03),
+        (-3, 0.97),
+        (3.8, 1),
+        (4, 1),
+        (0, 1.9),
+        (0, 2),
+        (1, 0.2),
+        (30, 1),
+        (180, 1),
+    ],
+)
+def test_runs_are_looked_up_as_single_points_are(turn_deg: float, scale: float, width: int) -> None:
+    """Where nothing lies below, runs are not: the same picture cut there gives the same bits."""
+    rng = np.random.default_rng([width, round(10 * scale), int(turn_deg) % 360])
+    picture = rng.normal(-2, 2, (400, 301)).astype(np.float32)
+    warp = draw_warp(rng, turn_deg, scale)
+    for y in (0, 40, 79):
+        points = np.stack([np.arange(width), np.full(width, y), np.ones(width)])
+        px, py, _ = warp @ points
+        if min(px.min(), py.min()) < 0 or px.max() > 299:
+            continue
+        found = look_up(picture, warp, y, width)
+        cut = look_up(np.ascontiguousarray(picture[: int(py.max()) + 2]), warp, y, width)
+        assert np.array_equal(found, cut)
+        i, j = px.astype(int), py.astype(int)
+        fx, fy = px - i, py - j
+        double = picture.astype(np.float64)
+        above = (1 - fx) * double[j, i] + fx * double[j, i + 1]
+        below = (1 - fx) * double[j + 1, i] + fx * double[j + 1, i + 1]
+        assert np.abs(found - ((1 - fy) * above + fy * below)).max() < 3e-5
+
+
+def test_runs_end_with_the_picture() -> None:
+    """Every row down to the last that can be looked up, in pictures as narrow as a run and less."""
+    rng = np.random.default_rng(0)
+    for stride in (17, 20, 31, 32, 33, 48):
+        picture = rng.normal(size=(24, stride)).astype(np.float32)
+        for top in range(23):
+            warp = np.array([[1, 0, 0.5], [0, 1, top], [0, 0, 1.0]])
+            row = look_up(picture, warp, 0, 16)
+            expected = 0.5 * (picture[top, :16] + picture[top, 1:17])
+            assert np.abs(row - expected).max() < 1e-6
+
+
+def draw_block(
+    rng: np.random.Generator, t_us: npt.NDArray[np.int64], height: int, most: int
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Return words by row and step, unordered within, and where each row and step ends."""
+    words, ends, count = [], np.empty((height, len(t_us) - 1), np.int64), 0
+    for y in range(height):
+        for k in range(len(t_us) - 1):
+            n = int(rng.integers(0, most + 1))
+            t = rng.integers(t_us[k], t_us[k + 1], n, endpoint=True).astype(np.uint64)
+            words.append(
+                t << np.uint64(T_SHIFT) | np.uint64(y << 14) | rng.integers(0, 99, n, "u8")
+            )
+            count += n
+            ends[y, k] = count
+    return np.concatenate(words).astype(np.uint64), ends
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_of_steps_come_in_order(seed: int) -> None:
+    """Of any lengths, down to 1 us, so that many events lie on the times that steps share."""
+    rng = np.random.default_rng(seed)
+    t_us = np.concatenate([[0], np.cumsum(rng.integers(1, 1 + 10 ** rng.integers(1, 4), 9))])
+    ordered, filled, everything = np.zeros(4000, np.uint64), 0, np.empty(0, np.uint64)
+    for start, stop in ((0, 2), (2, 3), (3, 9)):
+        words, ends = draw_block(rng, t_us[start : stop + 1], 7, int(rng.integers(0, 20)))
+        assert order_steps(words, ends, t_us[start : stop + 1], ordered, filled)
+        filled += len(words)
+        everything = np.concatenate([everything, words])
+    assert np.array_equal(ordered[:filled], np.sort(everything))
+
+
+def test_too_many_events_of_a_microsecond_are_left_to_a_real_sort() -> None:
+    rng = np.random.default_rng(0)
+    words, ends = draw_block(rng, np.array([0, 1]), 2, 5000)
+    assert not order_steps(words, ends, np.array([0, 1]), np.empty(len(words), np.uint64), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import cv2
@@ -23,7 +23,7 @@ from ezsr_synth.records import ImageRecord, ShardPlan, ShardTask
 from ezsr_synth.scene import log_picture, place_picture, snapshot
 from ezsr_synth.simulate import simulate
 
-LIBRARIES = ("ezsr", "numpy", "numba", "opencv-python", "pillow", "isal")
+LIBRARIES = ("ezsr", "numpy", "numba", "pillow", "isal")
 
 
 def make_shard(
@@ -138,5 +138,13 @@ def encode_jpeg(rgb: npt.NDArray[np.uint8], quality: int) -> bytes:
 
 def library_versions() -> dict[str, str]:
     """Return the versions of what decides the bytes: Python and our libraries."""
-    versions = {name: version(name) for name in LIBRARIES}
-    return {"python": platform.python_version(), **versions}
+    versions = {name: _version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), "opencv": cv2.__version__, **versions}
+
+
+def _version(name: str) -> str:
+    """Return a library's version, or that it is used without being installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -207,7 +207,7 @@ def test_missing_arguments_are_named_as_they_are_written(
     assert f"required: {missing} (see " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "view"])
+@pytest.mark.parametrize("command", ["info", "verify", "view", "report"])
 def test_folders_that_are_no_shard_sets(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_commands_in_their_order(workplace: Path) -> None:
         run(shlex.split(command), workplace)
     assert (workplace / "sheet.png").stat().st_size > 10_000
     assert (workplace / "sample.gif").stat().st_size > 10_000
+    assert (workplace / "my-shards" / "report.html").stat().st_size > 50_000
 
 
 @pytest.mark.parametrize("command", TABLE_COMMANDS)

@@ -26,6 +26,7 @@ from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError, 
 from ezsr_shards.formats.raw import Convention
 from ezsr_shards.importer import ImportOptions, import_recordings
 from ezsr_shards.making import RunOptions, summarize
+from ezsr_shards.report.page import ReportOptions, write_report
 from ezsr_shards.sample import Sample, decode_jpeg
 from ezsr_shards.shardset import (
     count_reasons,
@@ -64,11 +65,14 @@ def build_parser() -> ArgumentParser:
         ("info", "print counts and sizes"),
         ("verify", "check everything; name the first fault"),
         ("view", "draw a contact sheet (PNG), or one sample moving (GIF)"),
+        ("report", "write one HTML page of everything, to look at without a network"),
     ):
         one = ArgumentParser(description=text, exit_on_error=False)
         one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
         if command == "view":
             one.add_class_arguments(ViewOptions, None)
+        if command == "report":
+            one.add_class_arguments(ReportOptions, None)
         commands.add_subcommand(command, use_hyphens(one), help=text)
     commands.add_subcommand("import", use_hyphens(_import_parser()), help=_IMPORT_TEXT)
     return parser
@@ -103,14 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_arguments(build_parser(), argv)
         if options.command is None:
             raise ConfigError(
-                "give a command: info, verify, view or import (see ezsr-shards --help)"
+                "give a command: info, verify, view, report or import (see ezsr-shards --help)"
             )
         arguments = options[options.command]
         if options.command == "import":
             say(_import(arguments))
             return 0
-        command = {"info": _info, "verify": _verify, "view": _view}[options.command]
-        say(command(open_store(arguments.folder), arguments))
+        command = {"info": _info, "verify": _verify, "view": _view, "report": _report}
+        say(command[options.command](open_store(arguments.folder), arguments))
         return 0
     except EzsrError as error:
         print(f"ezsr-shards: {error}", file=sys.stderr)
@@ -207,6 +211,15 @@ def _view(store: Store, options: Any) -> str:
     except OSError as error:
         raise OutputError(f"to {path}: cannot be written ({error.strerror or error})") from error
     return f"wrote {path}"
+
+
+def _report(store: Store, options: Any) -> str:
+    path, found = write_report(store, ReportOptions(options.to, options.samples))
+    lines = [f"wrote {path} ({format_bytes(path.stat().st_size)})"]
+    if found.faults:
+        faults = f"{len(found.faults)} faults, told on the page"
+        lines.append(f"{faults}; the first: {found.faults[0]}")
+    return "\n".join(lines)
 
 
 def _title(sample: Sample) -> str:

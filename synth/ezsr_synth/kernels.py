@@ -321,15 +321,16 @@ def start_pixels(
     for y in range(height):
         seen = state.seen[y]
         _sample_row(log_picture, warps[0], y, seen)
-        state.reference[y] = seen
-        if filters:
-            state.light[y] = seen
-            state.filtered[y] = seen
-        if effects.refractory_us > 0:
-            state.release[y] = -1.0
+        for x in range(width):  # slices would take Numba a second to compile
+            state.reference[y, x] = seen[x]
+        for x in range(width if filters else 0):
+            state.light[y, x] = seen[x]
+            state.filtered[y, x] = seen[x]
+        for x in range(width if effects.refractory_us > 0 else 0):
+            state.release[y, x] = -1.0
         if noisy:
-            state.arrival[y], state.arrivals[y] = np.inf, 1  # it comes when all is over, but where
-            for x in range(width):
+            for x in range(width):  # it comes when all is over, but where it comes in time
+                state.arrival[y, x], state.arrivals[y, x] = np.inf, 1
                 marks[x] = _uniform(effects.seed, _WAIT, y * width + x, 0) > never
             for n in range(list_marked(marks, listed)):
                 pixel = y * width + listed[n]
@@ -683,21 +684,34 @@ def _fire_noisy(
 
 
 def _tiny_state() -> State:
-    reference, seen, light, filtered = (np.empty((2, 2), np.float32) for _ in range(4))
-    release, arrival, arrivals = np.empty((2, 2)), np.empty((2, 2)), np.empty((2, 2), np.int64)
-    return State(reference, seen, light, filtered, release, arrival, arrivals)
+    reference, seen, light, filtered, release = (np.zeros((2, 2), np.float32) for _ in range(5))
+    never, none = np.full((2, 2), np.inf), np.zeros((2, 2), np.int64)
+    return State(reference, seen, light, filtered, release.astype(np.float64), never, none)
+
+
+def _tiny_work() -> tuple[F32, tuple[F64, I64], Pixels, Effects]:
+    scene, path = np.zeros((4, 5), np.float32), (np.stack([np.eye(3), np.eye(3)]), np.array([0, 1]))
+    pixels = Pixels(*(np.ones((2, 2), np.float32) for _ in range(3)))
+    return scene, path, pixels, Effects(1.0, 1.0, 1.0, True, np.uint64(0))
+
+
+def compile_start() -> None:
+    """Compile, or load from the cache, the kernels that make pixels what they are at the start."""
+    scene, path, pixels, effects = _tiny_work()
+    spread_thresholds(1.0, 0.1, ON, effects.seed, pixels.on)
+    spread_leaks(1.0, (0.1, 1.0, 2.0), effects.seed, pixels.on, pixels.leak)
+    start_pixels(scene, path, pixels, True, effects, _tiny_state())
+
+
+def compile_firing() -> None:
+    """Compile, or load from the cache, the kernel that fires, as long a work as all the others."""
+    scene, path, pixels, effects = _tiny_work()
+    words, ends = np.empty(1, np.uint64), np.empty((2, 1), np.int64)
+    states = _tiny_state(), _tiny_state()
+    fire_events(scene, path, pixels, effects, states, 0, words, ends)
 
 
 def compile_kernels() -> None:
-    """Compile every kernel, or load it from the cache, by running each on a tiny scene."""
-    scene = np.zeros((4, 5), np.float32)
-    path = (np.stack([np.eye(3), np.eye(3)]), np.array([0, 1]))
-    seed = np.uint64(0)
-    pixels = Pixels(*(np.ones((2, 2), np.float32) for _ in range(3)))
-    effects = Effects(1.0, 1.0, 1.0, True, seed)
-    states = _tiny_state(), _tiny_state()
-    spread_thresholds(1.0, 0.1, ON, seed, pixels.on)
-    spread_leaks(1.0, (0.1, 1.0, 2.0), seed, pixels.on, pixels.leak)
-    start_pixels(scene, path, pixels, True, effects, states[0])
-    words, ends = np.empty(1, np.uint64), np.empty((2, 1), np.int64)
-    fire_events(scene, path, pixels, effects, states, 0, words, ends)
+    """Compile every kernel of this file, or load it from the cache."""
+    compile_start()
+    compile_firing()

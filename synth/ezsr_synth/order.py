@@ -30,8 +30,10 @@ def order_steps(words: U64, ends: I64, t_us: I64, ordered: U64, filled: int) -> 
     False, and the appended words left in any order, where too many of them share a microsecond.
     """
     height, steps = ends.shape
-    places = np.empty(np.max(t_us[1:] - t_us[:-1]) + 1, np.int64)
-    free = filled
+    longest_us = 0
+    for k in range(steps):
+        longest_us = max(longest_us, t_us[k + 1] - t_us[k])
+    places, free = np.empty(longest_us + 1, np.int64), filled
     for k in range(steps):
         start_us = t_us[k]
         counted = places[: t_us[k + 1] - start_us + 1]

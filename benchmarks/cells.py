@@ -1,0 +1,186 @@
+"""From finished runs to cells, and to the series of cells along which a law can be fitted.
+
+A run is a line of `runs.jsonl`. Runs that differ in their seed alone are one cell, which is the unit
+of every fit, interval and bootstrap: seeds of a cell share what it is off the law. A series goes
+along pairs, parameters, or both, over cells equal in all else. "Pairs" are unique pictures: views of
+a picture and repeated passes are something else, so a series holds either the samples seen, or the
+passes over pictures and views, and says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal
+
+import numpy as np
+from power_law import Array, Points
+
+from ezsr_shards.errors import ConfigError
+
+Measure = Literal["error", "distance"]
+FEWEST = 3
+_FIELDS = ("pairs", "views", "samples_seen", "size", "parameters", "seed", "error", "distance")
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Runs that differ in their seed alone.
+
+    Arrays are float64 (seeds,); `bits` are float64 (seeds, evaluated), 1 where an answer was right,
+    or None where the runs did not keep them.
+    """
+
+    pairs: int
+    views: int
+    samples_seen: int
+    size: str
+    parameters: int
+    errors: Array
+    distances: Array
+    evaluated: Array
+    flops: Array
+    bits: Array | None
+
+    @property
+    def passes(self) -> float:
+        """Mean number of times that a view was seen."""
+        return self.samples_seen / (self.pairs * self.views)
+
+    def values(self, measure: Measure) -> Array:
+        """Return what was measured, float64 (seeds,)."""
+        return self.errors if measure == "error" else self.distances
+
+    def __str__(self) -> str:
+        """Name it as a sentence does."""
+        return f"cell of {self.pairs:,} pairs, {self.views} views, model {self.size}"
+
+
+def read_cells(rows: Iterable[dict[str, Any]]) -> list[Cell]:
+    """Return the cells of runs, by size and pairs; ConfigError where a run cannot be used."""
+    found: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
+    for row in rows:
+        _check(row)
+        cell = tuple(row[name] for name in ("parameters", "size", "views", "samples_seen", "pairs"))
+        known = found.setdefault(cell, {}).setdefault(row["seed"], row)
+        if known["error"] != row["error"]:
+            raise ConfigError(
+                f"runs: {_name(row)} stands there twice, with error {known['error']:g} and "
+                f"{row['error']:g}; remove one of the lines"
+            )
+    if not found:
+        raise ConfigError("runs: there are none; finish some cells of the grid first")
+    return [_gather(list(found[cell].values())) for cell in sorted(found)]
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"run {row.get('cell', '?')}, seed {row.get('seed', '?')}"
+
+
+def _check(row: dict[str, Any]) -> None:
+    missing = [name for name in _FIELDS if row.get(name) is None]
+    if missing:
+        raise ConfigError(f"runs: {_name(row)} has no {missing[0]}; was it written by another version?")
+    for name in ("pairs", "views", "samples_seen", "parameters", "error", "distance"):
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ConfigError(f"runs: {_name(row)}: {name} is {value!r}, not a number; run it again")
+        if value <= 0 and name not in ("error", "distance"):
+            raise ConfigError(f"runs: {_name(row)}: {name} is {value:g}; it must be more than 0")
+    evaluated, correct = row.get("evaluated", 0), row.get("correct", 0)
+    if evaluated < 1 or abs(1 - correct / evaluated - row["error"]) > 1e-3:
+        raise ConfigError(
+            f"runs: {_name(row)}: error {row['error']:g} is not that of {correct} right answers of "
+            f"{evaluated}; run it again"
+        )
+
+
+def _gather(rows: list[dict[str, Any]]) -> Cell:
+    first = rows[0]
+    cell = Cell(
+        *(first[name] for name in ("pairs", "views", "samples_seen", "size", "parameters")),
+        errors=np.array([row["error"] for row in rows], float),
+        distances=np.array([row["distance"] for row in rows], float),
+        evaluated=np.array([row["evaluated"] for row in rows], float),
+        flops=np.array([(row.get("compute") or {}).get("student_flops", 0) for row in rows], float),
+        bits=_read_bits(rows),
+    )
+    for measure, most in (("error", 1.0), ("distance", np.inf)):
+        mean = cell.values(measure).mean()  # type: ignore[arg-type]
+        if not 0 < mean < most:
+            raise ConfigError(
+                f"runs: {cell}: {measure} {mean:g} has no place on a power law; evaluate on more "
+                "samples, or leave the cell out"
+            )
+    return cell
+
+
+def _read_bits(rows: list[dict[str, Any]]) -> Array | None:
+    texts = [row.get("per_sample") for row in rows]
+    if not all(isinstance(text, str) and text and not text.strip("01") for text in texts):
+        return None
+    if len({len(text) for text in texts if text}) > 1:
+        return None
+    return np.array([[float(bit) for bit in text or ""] for text in texts])
+
+
+@dataclass(frozen=True)
+class Series:
+    """Cells of one law: `along` names what differs, `at` what is equal."""
+
+    along: tuple[str, ...]
+    at: dict[str, Any]
+    cells: list[Cell]
+
+    def points(self, measure: Measure) -> Points:
+        """Return the cells' means and the variances of their logarithms.
+
+        Noise is that of counting right answers, (1 - e) / (n e), and that of seeds beyond it, which
+        is pooled over the cells.
+        """
+        means = np.array([cell.values(measure).mean() for cell in self.cells])
+        seeds = np.array([len(cell.errors) for cell in self.cells])
+        shared = self.seed_variance(measure)
+        counting = np.zeros(len(means))
+        if measure == "error":
+            counting = (1 - means) / (means * [cell.evaluated.sum() for cell in self.cells])
+        variances = counting + shared / seeds
+        known = bool(np.all(variances > 0))
+        sizes = [[float(getattr(cell, name)) for name in self.along] for cell in self.cells]
+        return Points(np.array(sizes), means, variances if known else 1.0 / seeds, known)
+
+    def seed_variance(self, measure: Measure) -> float:
+        """Return the variance of ln(measure) between seeds that counting does not explain."""
+        excess, freedom = 0.0, 0
+        for cell in self.cells:
+            values, more = cell.values(measure), len(cell.errors) - 1
+            mean = values.mean()
+            counting = mean * (1 - mean) / cell.evaluated.mean() if measure == "error" else 0.0
+            if more:
+                excess += more * (values.var(ddof=1) - counting) / mean**2
+                freedom += more
+        return max(float(excess) / freedom, 0.0) if freedom else 0.0
+
+
+def split_series(cells: Sequence[Cell]) -> list[Series]:
+    """Return all series of at least three sizes: in pairs, in parameters, in both.
+
+    Cells are alike in samples seen, or else in passes over their views (to three digits).
+    """
+    found: list[Series] = []
+    for along in (("pairs",), ("parameters",), ("pairs", "parameters")):
+        groups: dict[tuple[Any, ...], list[Cell]] = {}
+        for cell in cells:
+            at: dict[str, Any] = {"views": cell.views}
+            if "parameters" not in along:
+                at |= {"size": cell.size, "parameters": cell.parameters}
+            if "pairs" not in along:
+                at |= {"pairs": cell.pairs}
+            for training in (f"{cell.samples_seen:,} samples seen", f"{cell.passes:.3g} passes"):
+                groups.setdefault((*at.items(), ("training", training)), []).append(cell)
+        for key, members in groups.items():
+            enough = all(len({getattr(one, name) for one in members}) >= FEWEST for name in along)
+            if enough and all(members != other.cells for other in found if other.along == along):
+                found.append(Series(along, dict(key), members))
+    return found

@@ -1,0 +1,350 @@
+"""Power laws, with or without a floor, fitted to few noisy cells, with intervals that cover.
+
+A law says  error = sum_j a_j size_j^-alpha_j + c.  One size is the usual law (Hestness et al. 2017);
+two, pairs and parameters, are that of Hoffmann et al. 2022, eq. 2. It is fitted to the logarithm
+of the error by Huber's loss (as Hoffmann et al., appendix D.2), the floor c by an outer search.
+
+Hoffmann et al. let the loss turn linear at 1e-3, far below the noise of an error counted on
+hundreds of samples, where it would be least absolute deviations with 64% of the efficiency. Here
+it turns at 1.345 standard deviations (95%; Huber, Robust Statistics, 1981, section 7).
+
+Intervals are profiles: all values whose best fit is not worse by more than Student's t allows, with
+the dispersion that the cells themselves show about the law (the robust drop test, Schrader and
+Hettmansperger, Biometrika 1980). For least squares and no floor this is the t-interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+Array = npt.NDArray[np.float64]
+
+_TURN = 1.345
+_STEEPEST = 5.0
+_ITERATIONS = 50
+
+
+@dataclass(frozen=True)
+class Points:
+    """Measured cells.
+
+    sizes      float64 (cells, J): pairs, parameters, or both
+    errors     float64 (cells,), more than 0
+    variances  float64 (cells,) of ln(error): noise of counting and of seeds, as far as it is known
+    known      whether they are; else only their ratios mean something
+    """
+
+    sizes: Array
+    errors: Array
+    variances: Array
+    known: bool = True
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.errors)
+
+    def keep(self, chosen: npt.NDArray[np.bool_]) -> Points:
+        """Return those of the cells."""
+        return replace(
+            self,
+            sizes=self.sizes[chosen],
+            errors=self.errors[chosen],
+            variances=self.variances[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class Law:
+    """A fitted law; made of lists and numbers, so that JSON keeps it.
+
+    factors        a_j, J of them
+    exponents      alpha_j
+    exponents_95   their profile intervals; None for an end that the cells leave open
+    floor          c; 0 where none was fitted
+    floor_95       its profile interval; None where none was fitted
+    centre         means of ln(size), about which the covariance is small
+    covariance     of (ln a_j at the centre, alpha_j, and c where it is above 0)
+    dispersion     scatter about the law, in units of the known variances
+    freedom        cells less parameters
+    loss           Huber's, of the best fit
+    """
+
+    factors: list[float]
+    exponents: list[float]
+    exponents_95: list[list[float | None]]
+    floor: float
+    floor_95: list[float | None] | None
+    centre: list[float]
+    covariance: list[list[float]] = field(repr=False)
+    dispersion: float
+    freedom: int
+    loss: float
+
+    def errors(self, sizes: npt.ArrayLike) -> Array:
+        """Return the law's errors at sizes (..., J)."""
+        terms = np.array(self.factors) * np.asarray(sizes, float) ** -np.array(self.exponents)
+        return np.asarray(terms.sum(-1) + self.floor)
+
+    def intervals(self, sizes: npt.ArrayLike, variances: npt.ArrayLike = 0.0) -> Array:
+        """Return 95% limits (2, ...) at sizes (..., J).
+
+        They hold the law itself, or, given the variance of ln(error) of a new cell, that cell.
+        """
+        logs = np.log(np.asarray(sizes, float)) - np.array(self.centre)
+        values = self.errors(sizes)
+        terms = np.array(self.factors) * np.asarray(sizes, float) ** -np.array(self.exponents)
+        shares = terms / values[..., None]
+        columns = [shares, -shares * logs]
+        if len(self.covariance) > 2 * len(self.factors):
+            columns.append(1 / values[..., None])
+        slopes = np.concatenate(columns, -1)
+        spread = np.einsum("...i,ij,...j->...", slopes, np.array(self.covariance), slopes)
+        spread = spread + self.dispersion * np.asarray(variances, float)
+        half = stdtrit(self.freedom, 0.975) * np.sqrt(np.maximum(spread, 0))
+        return values * np.exp(np.stack([-half, half]))
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """ln(errors) (..., cells) over centred ln(sizes) (cells, J), in units of the noise.
+
+    Leading axes are many problems at once; `counts` says how often a bootstrap took each cell.
+    """
+
+    logs: Array
+    targets: Array
+    weights: Array
+    turn: float = np.inf
+    counts: Array | float = 1.0
+
+    @property
+    def terms(self) -> int:
+        return self.logs.shape[-1]
+
+    def evaluate(self, theta: Array, floors: Array) -> tuple[Array, Array, Array]:
+        """Return losses (...,), weighted residuals (..., cells) and each term's share of the law."""
+        J = self.terms
+        exponent = theta[..., None, :J] - theta[..., None, J:] * self.logs
+        terms = np.exp(np.clip(exponent, -60, 60))
+        total = terms.sum(-1) + floors[..., None]
+        residuals = (self.targets - np.log(total)) * self.weights
+        over = np.maximum(np.abs(residuals) - self.turn, 0)
+        rho = (residuals**2 - over**2) / 2
+        return (rho * self.counts).sum(-1), residuals, terms / total[..., None]
+
+
+def _descend(
+    problem: _Problem, theta: Array, floors: Array, free: npt.NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Return the least losses (...,) and their parameters (..., 2J), by Levenberg and Marquardt.
+
+    Only parameters that are `free` (2J,) move. Residuals beyond the turn are weighted down, which
+    is Huber's loss (iteratively reweighted least squares).
+    """
+    J, theta = problem.terms, theta.copy()
+    damping = np.full(theta.shape[:-1], 1e-3)
+    loss, residuals, shares = problem.evaluate(theta, floors)
+    eye = np.eye(int(free.sum()))
+    for _ in range(_ITERATIONS):
+        robust = np.minimum(1, problem.turn / np.maximum(np.abs(residuals), 1e-300))
+        robust = robust * problem.counts
+        slopes = np.concatenate([shares, -shares * problem.logs], -1)[..., free]
+        slopes = slopes * problem.weights[..., None]
+        bent = np.einsum("...ki,...k,...kj->...ij", slopes, robust, slopes)
+        downhill = np.einsum("...ki,...k->...i", slopes, robust * residuals)
+        ridge = damping[..., None] * np.einsum("...ii->...i", bent) + 1e-10
+        step = np.linalg.solve(bent + ridge[..., None] * eye, downhill[..., None])[..., 0]
+        moved = theta.copy()
+        moved[..., free] += step
+        moved[..., J:] = np.clip(moved[..., J:], -_STEEPEST, _STEEPEST)
+        new_loss, new_residuals, new_shares = problem.evaluate(moved, floors)
+        better = new_loss <= loss
+        gained = np.where(better, loss - new_loss, 0)
+        theta = np.where(better[..., None], moved, theta)
+        residuals = np.where(better[..., None], new_residuals, residuals)
+        shares = np.where(better[..., None, None], new_shares, shares)
+        loss = np.where(better, new_loss, loss)
+        damping = np.clip(np.where(better, damping / 5, damping * 8), 1e-9, 1e9)
+        if np.all(gained <= 1e-12 * (1 + loss)) and np.all(better | (damping > 1e6)):
+            break
+    return loss, theta
+
+
+def _starts(problem: _Problem, errors: Array, floors: Array) -> Array:
+    """Return parameters to begin with, (starts, floors, 2J)."""
+    J = problem.terms
+    above = np.log(np.maximum(errors - floors[:, None], 0.05 * errors))
+    if J == 1:
+        slope, middle = np.polyfit(problem.logs[:, 0], above.T, 1)
+        return np.stack([middle, -slope], -1)[None]
+    slopes = np.stack(np.meshgrid([0.15, 0.5, 1.2], [0.15, 0.5, 1.2]), -1).reshape(-1, 2)
+    middles = np.repeat(above.mean(-1)[None, :, None] - np.log(2), 2, -1)
+    middles = np.repeat(middles, len(slopes), 0)
+    exponents = np.repeat(slopes[:, None], len(floors), 1)
+    return np.concatenate([middles, exponents], -1)
+
+
+def _floors(points: Points, with_floor: bool) -> Array:
+    """Return the floors to try: up to the least error, and what noise may add to it."""
+    if not with_floor:
+        return np.zeros(1)
+    lowest = int(np.argmin(points.errors))
+    noise = np.sqrt(points.variances[lowest]) if points.known else 0.0
+    return np.linspace(0, 1, 41) * points.errors[lowest] * np.exp(min(noise, 0.5))
+
+
+def _scaled(problem: _Problem, residuals: Array, parameters: int, known: bool) -> _Problem:
+    """Return the problem with Huber's loss, which turns at 1.345 of the scatter seen.
+
+    Known noise is the least that is taken for scatter.
+    """
+    cells = len(residuals)
+    scatter = 1.4826 * np.median(np.abs(residuals)) * np.sqrt(cells / max(cells - parameters, 1))
+    return replace(problem, turn=float(_TURN * max(scatter, 1.0 if known else 1e-9)))
+
+
+def _best(problem: _Problem, errors: Array, floors: Array) -> tuple[Array, Array]:
+    """Return the least loss (floors,) at every floor, and its parameters (floors, 2J)."""
+    free = np.ones(2 * problem.terms, bool)
+    starts = _starts(problem, errors, floors)
+    losses, thetas = _descend(problem, starts, np.broadcast_to(floors, starts.shape[:-1]), free)
+    first = np.argmin(losses, 0)
+    chosen = np.arange(len(floors))
+    return losses[first, chosen], thetas[first, chosen]
+
+
+def _crossings(values: Array, drops: Array, allowed: float) -> list[float | None]:
+    """Return where drops rise above what is allowed, on either side of the least; None: nowhere.
+
+    Roots of drops are nearly straight lines, so they are interpolated.
+    """
+    middle, roots = int(np.argmin(drops)), np.sqrt(np.maximum(drops, 0))
+    ends: list[float | None] = []
+    for side in (np.arange(middle, -1, -1), np.arange(middle, len(values))):
+        over = np.flatnonzero(roots[side] > np.sqrt(allowed))
+        if not len(over):
+            ends.append(None)
+            continue
+        inner, outer = side[over[0] - 1], side[over[0]]
+        part = (np.sqrt(allowed) - roots[inner]) / (roots[outer] - roots[inner])
+        ends.append(float(values[inner] + part * (values[outer] - values[inner])))
+    return ends
+
+
+def fit_law(points: Points, with_floor: bool = False) -> Law:
+    """Return the law of the points; ValueError where there are too few to tell its scatter."""
+    J = points.sizes.shape[1]
+    parameters = 2 * J + with_floor
+    freedom = len(points) - parameters
+    if freedom < 1:
+        raise ValueError(f"{len(points)} cells, at least {parameters + 1} are needed")
+    logs = np.log(points.sizes)
+    centre = logs.mean(0)
+    problem = _Problem(logs - centre, np.log(points.errors), points.variances**-0.5)
+    floors = _floors(points, with_floor)
+    losses, thetas = _best(problem, points.errors, floors)
+    plain = int(np.argmin(losses))
+    _, residuals, _ = problem.evaluate(thetas[plain], floors[plain])
+    problem = _scaled(problem, residuals, parameters, points.known)
+    losses, thetas = _best(problem, points.errors, floors)
+    if with_floor:  # once more, finer, about the best
+        at, step = floors[np.argmin(losses)], floors[1]
+        finer = np.linspace(max(at - step, 0), min(at + step, floors[-1]), 41)
+        floors = np.unique(np.concatenate([floors, finer]))
+        losses, thetas = _best(problem, points.errors, floors)
+    best = int(np.argmin(losses))
+    _, residuals, shares = problem.evaluate(thetas[best], floors[best])
+    inside = float(np.mean(np.abs(residuals) <= problem.turn))
+    bounded = np.clip(residuals, -problem.turn, problem.turn)
+    dispersion = float((bounded**2).sum() / freedom / max(inside, 1 / len(points)))
+    slopes = [shares, -shares * problem.logs]
+    if floors[best] > 0:
+        slopes.append((1 - shares.sum(-1, keepdims=True)) / floors[best])
+    matrix = np.concatenate(slopes, -1) * problem.weights[:, None]
+    covariance = dispersion / max(inside, 1 / len(points)) * np.linalg.pinv(matrix.T @ matrix)
+    allowed = dispersion * stdtrit(freedom, 0.975) ** 2 / 2
+    middle, exponents = thetas[best, :J], thetas[best, J:]
+    return Law(
+        factors=np.exp(middle + exponents * centre).tolist(),
+        exponents=exponents.tolist(),
+        exponents_95=[
+            _profile_exponent(problem, thetas, floors, losses[best] + allowed, j) for j in range(J)
+        ],
+        floor=float(floors[best]),
+        floor_95=_profile_floor(floors, losses - losses[best], allowed) if with_floor else None,
+        centre=centre.tolist(),
+        covariance=covariance.tolist(),
+        dispersion=dispersion,
+        freedom=freedom,
+        loss=float(losses[best]),
+    )
+
+
+def _profile_floor(floors: Array, drops: Array, allowed: float) -> list[float | None]:
+    low, high = _crossings(floors, drops, allowed)
+    return [0.0 if low is None else low, high]
+
+
+def _profile_exponent(
+    problem: _Problem, thetas: Array, floors: Array, most: float, j: int
+) -> list[float | None]:
+    """Return the exponents whose best fit, over all floors, loses no more than `most`."""
+    J = problem.terms
+    free = np.arange(2 * J) != J + j
+    losses, _ = _descend(problem, thetas, floors, np.ones(2 * J, bool))
+    best = int(np.argmin(losses))
+    values = thetas[best, J + j] + 3 * np.linspace(-1, 1, 61) ** 3
+    coarse = slice(None, None, 2) if len(floors) > 1 else slice(None)
+    kept = np.unique(np.append(np.arange(len(floors))[coarse], best))
+    grid = np.repeat(thetas[None, kept], len(values), 0)
+    grid[..., J + j] = values[:, None]
+    tried = np.broadcast_to(floors[kept], grid.shape[:-1])
+    worse, _ = _descend(problem, grid, tried, free)
+    drops = worse.min(1) - losses[best]
+    return _crossings(values, drops, most - losses[best])
+
+
+def resample_exponents(
+    points: Points, law: Law, errors: Array, counts: Array
+) -> tuple[Array, Array]:
+    """Return exponents (draws, J) and floors (draws,) of resampled cells.
+
+    `errors` (draws, cells) are the cells' in each draw, `counts` how often each cell was drawn.
+    """
+    J = points.sizes.shape[1]
+    logs = np.log(points.sizes) - np.array(law.centre)
+    floors = _floors(points, law.floor_95 is not None)[::2]
+    problem = _Problem(logs, np.log(errors)[:, None], points.variances**-0.5, counts=counts[:, None])
+    scatter = np.sqrt(max(law.dispersion, 1.0 if points.known else 1e-18))
+    problem = replace(problem, turn=float(_TURN * scatter))
+    middle = np.log(law.factors) - np.array(law.exponents) * np.array(law.centre)
+    theta = np.concatenate([middle, law.exponents])
+    start = np.broadcast_to(theta, (len(errors), len(floors), 2 * J))
+    tried = np.broadcast_to(floors, start.shape[:-1])
+    losses, thetas = _descend(problem, start, tried, np.ones(2 * J, bool))
+    first = np.argmin(losses, 1)
+    return thetas[np.arange(len(errors)), first, J:], floors[first]
+
+
+def fit_frontier(compute: npt.ArrayLike, errors: npt.ArrayLike, bins: int = 5) -> dict[str, Any]:
+    """Return the compute frontier E = factor * C^-exponent by LAION's rule.
+
+    Cherti et al. 2023 (github.com/LAION-AI/scaling-laws-openclip, figures.ipynb, binned_line_fit):
+    cut log10(C) into equal bins up to its maximum plus 0.1, take the least error in each at the
+    bin's centre, and draw a line by least squares. It has no floor and no interval.
+    """
+    x, y = np.log10(np.asarray(compute, float)), np.log10(np.asarray(errors, float))
+    edges = np.linspace(x.min(), x.max() + 0.1, bins + 1)
+    which = np.digitize(x, edges) - 1
+    filled = [n for n in range(bins) if np.any(which == n)]
+    if len(filled) < 2:
+        raise ValueError("all runs cost nearly the same")
+    centres = (edges[filled] + edges[np.array(filled) + 1]) / 2
+    least = [y[which == n].min() for n in filled]
+    slope, offset = np.polyfit(centres, least, 1)
+    return {"factor": float(10**offset), "exponent": float(-slope), "bins": len(filled)}

@@ -1,10 +1,10 @@
 """From finished runs to cells, and to the series of cells along which a law can be fitted.
 
-A run is a line of `runs.jsonl`. Runs that differ in their seed alone are one cell, which is the unit
-of every fit, interval and bootstrap: seeds of a cell share what it is off the law. A series goes
-along pairs, parameters, or both, over cells equal in all else. "Pairs" are unique pictures: views of
-a picture and repeated passes are something else, so a series holds either the samples seen, or the
-passes over pictures and views, and says which.
+A run is a line of `runs.jsonl`. Runs that differ in their seed alone are one cell, which is the
+unit of every fit, interval and bootstrap: seeds of a cell share what it is off the law. A series
+goes along pairs, parameters, or both, over cells equal in all else. "Pairs" are unique pictures;
+views of a picture and repeated passes are something else. So a series holds either the samples
+seen or the passes over pictures and views fixed, and says which.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Cell:
 
     def __str__(self) -> str:
         """Name it as a sentence does."""
-        return f"cell of {self.pairs:,} pairs, {self.views} views, model {self.size}"
+        return f"cell of {self.pairs:,} pairs x {self.views}, model {self.size}"
 
 
 def read_cells(rows: Iterable[dict[str, Any]]) -> list[Cell]:
@@ -81,11 +81,13 @@ def _name(row: dict[str, Any]) -> str:
 def _check(row: dict[str, Any]) -> None:
     missing = [name for name in _FIELDS if row.get(name) is None]
     if missing:
-        raise ConfigError(f"runs: {_name(row)} has no {missing[0]}; was it written by another version?")
+        raise ConfigError(f"runs: {_name(row)} has no {missing[0]}; run it again")
     for name in ("pairs", "views", "samples_seen", "parameters", "error", "distance"):
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise ConfigError(f"runs: {_name(row)}: {name} is {value!r}, not a number; run it again")
+            raise ConfigError(
+                f"runs: {_name(row)}: {name} is {value!r}, not a number; run it again"
+            )
         if value <= 0 and name not in ("error", "distance"):
             raise ConfigError(f"runs: {_name(row)}: {name} is {value:g}; it must be more than 0")
     evaluated, correct = row.get("evaluated", 0), row.get("correct", 0)
@@ -99,7 +101,11 @@ def _check(row: dict[str, Any]) -> None:
 def _gather(rows: list[dict[str, Any]]) -> Cell:
     first = rows[0]
     cell = Cell(
-        *(first[name] for name in ("pairs", "views", "samples_seen", "size", "parameters")),
+        pairs=first["pairs"],
+        views=first["views"],
+        samples_seen=first["samples_seen"],
+        size=first["size"],
+        parameters=first["parameters"],
         errors=np.array([row["error"] for row in rows], float),
         distances=np.array([row["distance"] for row in rows], float),
         evaluated=np.array([row["evaluated"] for row in rows], float),
@@ -161,6 +167,31 @@ class Series:
                 excess += more * (values.var(ddof=1) - counting) / mean**2
                 freedom += more
         return max(float(excess) / freedom, 0.0) if freedom else 0.0
+
+    def noise(self, measure: Measure) -> dict[str, float | None]:
+        """Return what makes one more run differ from its law."""
+        samples = np.mean([cell.evaluated.mean() for cell in self.cells])
+        return {
+            "seeds": self.seed_variance(measure),
+            "evaluated": float(samples) if measure == "error" else None,
+        }
+
+
+def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
+    """Return what would make a law say something else than it seems to."""
+    found = []
+    for cell in cells:
+        if cell.passes < 1:
+            found.append(
+                f"{cell}: saw only {cell.samples_seen:,} of its samples, so it has fewer pairs "
+                "than it says; train longer"
+            )
+        error, n = cell.errors.mean(), cell.evaluated.sum()
+        if chance and error + 1.96 * (error * (1 - error) / n) ** 0.5 > 1 - chance:
+            found.append(
+                f"{cell}: not better than guessing, where no power law holds; leave it out"
+            )
+    return found
 
 
 def split_series(cells: Sequence[Cell]) -> list[Series]:

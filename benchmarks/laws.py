@@ -13,8 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from cells import FEWEST, Measure, Series, read_cells, split_series
-from power_law import Array, Law, Points, fit_frontier, fit_law, resample_exponents
+import numpy.typing as npt
+from cells import FEWEST, Measure, Series, list_cautions, read_cells, split_series
+from power_law import Array, Law, Points, fit_law, resample_exponents
 
 from ezsr_shards.errors import ConfigError
 
@@ -22,6 +23,7 @@ POWER, FLOOR = "power law", "power law + floor"
 FARTHEST = 10  # times the most pairs of the runs
 _BAND = 60
 _DRAWS = 400
+_MOST: dict[Measure, float] = {"error": 1.0, "distance": 2.0}
 
 
 def fit_runs(rows: list[dict[str, Any]], draws: int = _DRAWS) -> dict[str, Any]:
@@ -36,15 +38,18 @@ def fit_runs(rows: list[dict[str, Any]], draws: int = _DRAWS) -> dict[str, Any]:
             f"runs: no law can be fitted to {len(cells)} cells; at least {FEWEST} numbers of pairs "
             "or of parameters are needed, alike in views and in samples seen or passes"
         )
-    flops, errors = (np.concatenate([getattr(c, name) for c in cells]) for name in ("flops", "errors"))
+    flops, errors = (
+        np.concatenate([getattr(c, name) for c in cells]) for name in ("flops", "errors")
+    )
     counted = (flops > 0) & (errors > 0)
     return {
         "laws": [fit_series(one, m, draws) for one in series for m in ("error", "distance")],
-        "frontier": fit_frontier(flops[counted], errors[counted]) if counted.any() else None,
+        "frontier": fit_frontier(flops[counted], errors[counted]),
         "teacher_error": rows[0].get("teacher_error"),
         "chance": rows[0].get("chance"),
         "runs": len(errors),
         "cells": len(cells),
+        "cautions": list_cautions(cells, rows[0].get("chance")),
     }
 
 
@@ -52,12 +57,10 @@ def fit_series(series: Series, measure: Measure, draws: int = _DRAWS) -> dict[st
     """Return both laws of a series, which one is reported and why, its band and held-out cell."""
     points = series.points(measure)
     laws = fit_both(points)
-    held_out = predict_largest(series, points)
+    held_out = predict_largest(series, points, _MOST[measure])
     reported, why = choose(laws[FLOOR], held_out)
     law = laws[reported]
-    noise = {"seeds": series.seed_variance(measure), "evaluated": None}
-    if measure == "error":
-        noise["evaluated"] = float(np.mean([cell.evaluated.mean() for cell in series.cells]))
+    noise = series.noise(measure)
     return {
         "measure": measure,
         "along": list(series.along),
@@ -72,7 +75,9 @@ def fit_series(series: Series, measure: Measure, draws: int = _DRAWS) -> dict[st
         },
         "held out": held_out,
         "noise": noise,
-        "band": _band(points, law, noise) if law and len(series.along) == 1 else None,
+        "band": _band(points, law, noise, _MOST[measure])
+        if law and len(series.along) == 1
+        else None,
     }
 
 
@@ -100,7 +105,7 @@ def choose(floor: Law | None, held_out: dict[str, Any]) -> tuple[str, str]:
     return FLOOR, "the floor's interval excludes 0, and predicts the largest cell, left out, better"
 
 
-def predict_largest(series: Series, points: Points) -> dict[str, Any]:
+def predict_largest(series: Series, points: Points, most: float) -> dict[str, Any]:
     """Return what laws of the other cells say of the largest, and how far off they are."""
     n = max(range(len(points)), key=lambda n: tuple(points.sizes[n]))
     size, measured = points.sizes[n], float(points.errors[n])
@@ -108,7 +113,7 @@ def predict_largest(series: Series, points: Points) -> dict[str, Any]:
     for name, law in fit_both(points.keep(np.arange(len(points)) != n)).items():
         found[name] = None
         if law:
-            low, high = law.intervals(size, points.variances[n]).tolist()
+            low, high = np.minimum(law.intervals(size, points.variances[n]), most).tolist()
             found[name] = {
                 "value": float(law.errors(size)),
                 "value_95": [low, high],
@@ -133,7 +138,9 @@ def bootstrap(series: Series, measure: Measure, law: Law, draws: int) -> dict[st
     counts = np.empty((0, len(series.cells)))
     needed = 2 * len(law.exponents) + (law.floor_95 is not None)
     while len(counts) < draws:
-        more = rng.multinomial(len(series.cells), [1 / len(series.cells)] * len(series.cells), draws)
+        more = rng.multinomial(
+            len(series.cells), [1 / len(series.cells)] * len(series.cells), draws
+        )
         counts = np.concatenate([counts, more[(more > 0).sum(1) >= needed]])
     exponents, floors = resample_exponents(series.points(measure), law, values, counts[:draws])
     found = {"draws": draws, "exponents_95": np.percentile(exponents, [2.5, 97.5], 0).T.tolist()}
@@ -180,24 +187,50 @@ def _list_points(series: Series, points: Points) -> list[dict[str, Any]]:
         half = 1.96 * np.sqrt(variance)
         ends = (value * np.exp([-half, half])).tolist() if points.known else None
         sized = _name_sizes(series, sizes)
-        found.append({**sized, "value": float(value), "value_95": ends, "seeds": len(cell.errors)})
+        facts = {"samples_seen": cell.samples_seen, "seeds": len(cell.errors)}
+        found.append({**sized, **facts, "value": float(value), "value_95": ends})
     return found
 
 
-def _run_variance(noise: dict[str, Any], values: Array) -> Array:
+def run_variance(noise: dict[str, Any], values: Array) -> Array:
     """Return the variance of ln(value) of one more run, scored on as many samples."""
     counting = (1 - values) / (values * noise["evaluated"]) if noise["evaluated"] else 0.0
     return np.asarray(noise["seeds"] + np.maximum(counting, 0.0))
 
 
-def _band(points: Points, law: Law, noise: dict[str, Any]) -> dict[str, list[float]]:
+def _band(points: Points, law: Law, noise: dict[str, Any], most: float) -> dict[str, Any]:
     """Return the law with 95% limits of one more run, up to ten times the largest size."""
     sizes = points.sizes[:, 0]
     at = np.geomspace(sizes.min(), FARTHEST * sizes.max(), _BAND)
     values = law.errors(at[:, None])
-    low, high = law.intervals(at[:, None], _run_variance(noise, values))
+    low, high = np.minimum(law.intervals(at[:, None], run_variance(noise, values)), most)
     columns = {"size": at, "value": values, "low": low, "high": high}
     return {name: column.tolist() for name, column in columns.items()}
+
+
+def fit_frontier(
+    compute: npt.ArrayLike, errors: npt.ArrayLike, bins: int = 5
+) -> dict[str, Any] | None:
+    """Return the compute frontier, error = factor * C^-exponent, by LAION's rule.
+
+    None where fewer than two bins hold runs.
+
+    Cherti et al. 2023 (github.com/LAION-AI/scaling-laws-openclip, figures.ipynb, binned_line_fit):
+    cut log10(C) into equal bins up to its maximum plus 0.1, take the least error in each at the
+    bin's centre, and draw a line by least squares. It has no floor and no interval.
+    """
+    x, y = np.log10(np.asarray(compute, float)), np.log10(np.asarray(errors, float))
+    if not len(x):
+        return None
+    edges = np.linspace(x.min(), x.max() + 0.1, bins + 1)
+    which = np.digitize(x, edges) - 1
+    filled = [n for n in range(bins) if np.any(which == n)]
+    if len(filled) < 2:
+        return None
+    centres = (edges[filled] + edges[np.array(filled) + 1]) / 2
+    least = [y[which == n].min() for n in filled]
+    slope, offset = np.polyfit(centres, least, 1)
+    return {"factor": float(10**offset), "exponent": float(-slope), "bins": len(filled)}
 
 
 def predict(
@@ -214,13 +247,13 @@ def predict(
     if not min(sizes) <= pairs <= FARTHEST * max(sizes):
         raise ConfigError(
             f"predict {pairs:,}: the runs of model {at['size']} had {min(sizes):,} to "
-            f"{max(sizes):,} pairs; give a number from {min(sizes):,} to {FARTHEST * max(sizes):,}, "
-            "or run more cells"
+            f"{max(sizes):,} pairs; give a number from {min(sizes):,} to "
+            f"{FARTHEST * max(sizes):,}, or run more cells"
         )
     expected = {name: _expect(one, law["noise"], pairs) for name, one in law["fits"].items() if one}
     top1, (low, high) = expected[law["reported"]]
     sentence = (
-        f"{pairs:,} pairs, {at['views']} views each, model {at['size']}, {at['training']}: top-1 "
+        f"{pairs:,} pairs x {at['views']}, model {at['size']}, {at['training']}: top-1 "
         f"{top1:.1%} [{100 * low:.1f}, {100 * high:.1f}], one run, 95%, by a {law['reported']}"
     )
     if pairs > max(sizes):
@@ -243,7 +276,7 @@ def _expect(fitted: dict[str, Any], noise: dict[str, Any], pairs: int) -> tuple[
     """Return top-1 and its interval."""
     law, at = Law(**fitted), np.array([float(pairs)])
     error = law.errors(at)
-    low, high = law.intervals(at, _run_variance(noise, error))
+    low, high = law.intervals(at, run_variance(noise, error))
     top1, *ends = (float(np.clip(1 - one, 0, 1)) for one in (error, high, low))
     return top1, ends
 
@@ -257,7 +290,10 @@ def _find(fit: dict[str, Any], size: str | None, views: int | None) -> dict[str,
         if all(value in (None, one["at"][name]) for name, value in wanted.items())
     ]
     if not found:
-        known = ", ".join(f"{one['at']['size']} with {one['at']['views']} views" for one in laws)
-        asked = " with ".join(f"{value} {name}" for name, value in wanted.items() if value)
-        raise ConfigError(f"predict {asked}: no law in pairs was fitted; there is: {known or 'none'}")
+        known = "; ".join(f"size {one['at']['size']}, views {one['at']['views']}" for one in laws)
+        asked = ", ".join(f"{name} {value}" for name, value in wanted.items() if value is not None)
+        raise ConfigError(
+            f"predict: no law in pairs was fitted{asked and ' for '}{asked}; give one of: "
+            f"{known or 'none was; run three numbers of pairs'}"
+        )
     return min(found, key=lambda one: (-one["at"]["parameters"], one["at"]["views"]))

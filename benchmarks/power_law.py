@@ -1,8 +1,8 @@
 """Power laws, with or without a floor, fitted to few noisy cells, with intervals that cover.
 
-A law says  error = sum_j a_j size_j^-alpha_j + c.  One size is the usual law (Hestness et al. 2017);
-two, pairs and parameters, are that of Hoffmann et al. 2022, eq. 2. It is fitted to the logarithm
-of the error by Huber's loss (as Hoffmann et al., appendix D.2), the floor c by an outer search.
+A law says  error = sum_j a_j size_j^-alpha_j + c.  One size is the usual law (Hestness et al.
+2017); two, pairs and parameters, are that of Hoffmann et al. 2022, eq. 2. It is fitted to the
+logarithm of the error by Huber's loss (as theirs, appendix D.2), the floor c by an outer search.
 
 Hoffmann et al. let the loss turn linear at 1e-3, far below the noise of an error counted on
 hundreds of samples, where it would be least absolute deviations with 64% of the efficiency. Here
@@ -16,7 +16,6 @@ Hettmansperger, Biometrika 1980). For least squares and no floor this is the t-i
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from scipy.special import stdtrit
 
 Array = npt.NDArray[np.float64]
 
-_TURN = 1.345
+HUBER_TURN = 1.345
 _STEEPEST = 5.0
 _ITERATIONS = 50
 
@@ -87,8 +86,11 @@ class Law:
 
     def errors(self, sizes: npt.ArrayLike) -> Array:
         """Return the law's errors at sizes (..., J)."""
-        terms = np.array(self.factors) * np.asarray(sizes, float) ** -np.array(self.exponents)
-        return np.asarray(terms.sum(-1) + self.floor)
+        return np.asarray(self._terms(sizes).sum(-1) + self.floor)
+
+    def _terms(self, sizes: npt.ArrayLike) -> Array:
+        powers = np.asarray(sizes, float) ** -np.array(self.exponents)
+        return np.asarray(np.array(self.factors) * powers)
 
     def intervals(self, sizes: npt.ArrayLike, variances: npt.ArrayLike = 0.0) -> Array:
         """Return 95% limits (2, ...) at sizes (..., J).
@@ -97,8 +99,7 @@ class Law:
         """
         logs = np.log(np.asarray(sizes, float)) - np.array(self.centre)
         values = self.errors(sizes)
-        terms = np.array(self.factors) * np.asarray(sizes, float) ** -np.array(self.exponents)
-        shares = terms / values[..., None]
+        shares = self._terms(sizes) / values[..., None]
         columns = [shares, -shares * logs]
         if len(self.covariance) > 2 * len(self.factors):
             columns.append(1 / values[..., None])
@@ -120,14 +121,25 @@ class _Problem:
     targets: Array
     weights: Array
     turn: float = np.inf
-    counts: Array | float = 1.0
+    counts: Array = field(default_factory=lambda: np.ones(1))
 
     @property
     def terms(self) -> int:
         return self.logs.shape[-1]
 
+    def flatten(self, shape: tuple[int, ...]) -> _Problem:
+        """Return it with one leading axis instead of `shape`."""
+        cells = (*shape, len(self.weights))
+        targets, counts = (np.broadcast_to(a, cells) for a in (self.targets, self.counts))
+        flat = (-1, len(self.weights))
+        return replace(self, targets=targets.reshape(flat), counts=counts.reshape(flat))
+
+    def take(self, chosen: npt.NDArray[np.intp]) -> _Problem:
+        """Return those of the flattened problems."""
+        return replace(self, targets=self.targets[chosen], counts=self.counts[chosen])
+
     def evaluate(self, theta: Array, floors: Array) -> tuple[Array, Array, Array]:
-        """Return losses (...,), weighted residuals (..., cells) and each term's share of the law."""
+        """Return losses (...,), weighted residuals (..., cells), each term's share of the law."""
         J = self.terms
         exponent = theta[..., None, :J] - theta[..., None, J:] * self.logs
         terms = np.exp(np.clip(exponent, -60, 60))
@@ -144,35 +156,36 @@ def _descend(
     """Return the least losses (...,) and their parameters (..., 2J), by Levenberg and Marquardt.
 
     Only parameters that are `free` (2J,) move. Residuals beyond the turn are weighted down, which
-    is Huber's loss (iteratively reweighted least squares).
+    is Huber's loss (iteratively reweighted least squares). Problems that stand still are left out.
     """
-    J, theta = problem.terms, theta.copy()
-    damping = np.full(theta.shape[:-1], 1e-3)
-    loss, residuals, shares = problem.evaluate(theta, floors)
-    eye = np.eye(int(free.sum()))
+    shape, J = theta.shape[:-1], problem.terms
+    problem = problem.flatten(shape)
+    theta, floors = theta.reshape(-1, 2 * J).copy(), np.broadcast_to(floors, shape).reshape(-1)
+    losses, damping = problem.evaluate(theta, floors)[0], np.full(len(theta), 1e-3)
+    moving = np.arange(len(theta))
     for _ in range(_ITERATIONS):
-        robust = np.minimum(1, problem.turn / np.maximum(np.abs(residuals), 1e-300))
-        robust = robust * problem.counts
-        slopes = np.concatenate([shares, -shares * problem.logs], -1)[..., free]
-        slopes = slopes * problem.weights[..., None]
-        bent = np.einsum("...ki,...k,...kj->...ij", slopes, robust, slopes)
-        downhill = np.einsum("...ki,...k->...i", slopes, robust * residuals)
-        ridge = damping[..., None] * np.einsum("...ii->...i", bent) + 1e-10
-        step = np.linalg.solve(bent + ridge[..., None] * eye, downhill[..., None])[..., 0]
-        moved = theta.copy()
-        moved[..., free] += step
-        moved[..., J:] = np.clip(moved[..., J:], -_STEEPEST, _STEEPEST)
-        new_loss, new_residuals, new_shares = problem.evaluate(moved, floors)
-        better = new_loss <= loss
-        gained = np.where(better, loss - new_loss, 0)
-        theta = np.where(better[..., None], moved, theta)
-        residuals = np.where(better[..., None], new_residuals, residuals)
-        shares = np.where(better[..., None, None], new_shares, shares)
-        loss = np.where(better, new_loss, loss)
-        damping = np.clip(np.where(better, damping / 5, damping * 8), 1e-9, 1e9)
-        if np.all(gained <= 1e-12 * (1 + loss)) and np.all(better | (damping > 1e6)):
+        part, here = problem.take(moving), theta[moving]
+        _, residuals, shares = part.evaluate(here, floors[moving])
+        robust = part.counts * np.minimum(1, part.turn / np.maximum(np.abs(residuals), 1e-300))
+        slopes = np.concatenate([shares, -shares * part.logs], -1)[..., free]
+        slopes = slopes * part.weights[:, None]
+        across = (slopes * robust[..., None]).swapaxes(1, 2)
+        bent, downhill = across @ slopes, across @ residuals[..., None]
+        ridge = damping[moving, None] * np.einsum("nii->ni", bent) + 1e-10
+        here[:, free] += np.linalg.solve(bent + ridge[..., None] * np.eye(free.sum()), downhill)[
+            ..., 0
+        ]
+        here[:, J:] = np.clip(here[:, J:], -_STEEPEST, _STEEPEST)
+        tried = part.evaluate(here, floors[moving])[0]
+        gained = losses[moving] - tried
+        better = gained >= 0
+        theta[moving[better]], losses[moving[better]] = here[better], tried[better]
+        damping[moving] *= np.where(better, 0.2, 8)
+        still = np.where(better, gained <= 1e-9 * (1e-9 + tried), damping[moving] > 1e6)
+        moving = moving[~still]
+        if not len(moving):
             break
-    return loss, theta
+    return losses.reshape(shape), theta.reshape(*shape, 2 * J)
 
 
 def _starts(problem: _Problem, errors: Array, floors: Array) -> Array:
@@ -198,14 +211,10 @@ def _floors(points: Points, with_floor: bool) -> Array:
     return np.linspace(0, 1, 41) * points.errors[lowest] * np.exp(min(noise, 0.5))
 
 
-def _scaled(problem: _Problem, residuals: Array, parameters: int, known: bool) -> _Problem:
-    """Return the problem with Huber's loss, which turns at 1.345 of the scatter seen.
-
-    Known noise is the least that is taken for scatter.
-    """
-    cells = len(residuals)
-    scatter = 1.4826 * np.median(np.abs(residuals)) * np.sqrt(cells / max(cells - parameters, 1))
-    return replace(problem, turn=float(_TURN * max(scatter, 1.0 if known else 1e-9)))
+def _scatter(residuals: Array, freedom: int, known: bool) -> float:
+    """Return the residuals' robust standard deviation; known noise is the least that it can be."""
+    seen = 1.4826 * np.median(np.abs(residuals)) * np.sqrt(len(residuals) / freedom)
+    return max(float(seen), 1.0 if known else 1e-9)
 
 
 def _best(problem: _Problem, errors: Array, floors: Array) -> tuple[Array, Array]:
@@ -236,8 +245,11 @@ def _crossings(values: Array, drops: Array, allowed: float) -> list[float | None
     return ends
 
 
-def fit_law(points: Points, with_floor: bool = False) -> Law:
-    """Return the law of the points; ValueError where there are too few to tell its scatter."""
+def fit_law(points: Points, with_floor: bool = False, turn: float = HUBER_TURN) -> Law:
+    """Return the law of the points; ValueError where there are too few to tell its scatter.
+
+    `turn`, in standard deviations, is where Huber's loss turns from squares to absolute values.
+    """
     J = points.sizes.shape[1]
     parameters = 2 * J + with_floor
     freedom = len(points) - parameters
@@ -250,7 +262,7 @@ def fit_law(points: Points, with_floor: bool = False) -> Law:
     losses, thetas = _best(problem, points.errors, floors)
     plain = int(np.argmin(losses))
     _, residuals, _ = problem.evaluate(thetas[plain], floors[plain])
-    problem = _scaled(problem, residuals, parameters, points.known)
+    problem = replace(problem, turn=turn * _scatter(residuals, freedom, points.known))
     losses, thetas = _best(problem, points.errors, floors)
     if with_floor:  # once more, finer, about the best
         at, step = floors[np.argmin(losses)], floors[1]
@@ -319,9 +331,11 @@ def resample_exponents(
     J = points.sizes.shape[1]
     logs = np.log(points.sizes) - np.array(law.centre)
     floors = _floors(points, law.floor_95 is not None)[::2]
-    problem = _Problem(logs, np.log(errors)[:, None], points.variances**-0.5, counts=counts[:, None])
+    problem = _Problem(
+        logs, np.log(errors)[:, None], points.variances**-0.5, counts=counts[:, None]
+    )
     scatter = np.sqrt(max(law.dispersion, 1.0 if points.known else 1e-18))
-    problem = replace(problem, turn=float(_TURN * scatter))
+    problem = replace(problem, turn=float(HUBER_TURN * scatter))
     middle = np.log(law.factors) - np.array(law.exponents) * np.array(law.centre)
     theta = np.concatenate([middle, law.exponents])
     start = np.broadcast_to(theta, (len(errors), len(floors), 2 * J))
@@ -329,22 +343,3 @@ def resample_exponents(
     losses, thetas = _descend(problem, start, tried, np.ones(2 * J, bool))
     first = np.argmin(losses, 1)
     return thetas[np.arange(len(errors)), first, J:], floors[first]
-
-
-def fit_frontier(compute: npt.ArrayLike, errors: npt.ArrayLike, bins: int = 5) -> dict[str, Any]:
-    """Return the compute frontier E = factor * C^-exponent by LAION's rule.
-
-    Cherti et al. 2023 (github.com/LAION-AI/scaling-laws-openclip, figures.ipynb, binned_line_fit):
-    cut log10(C) into equal bins up to its maximum plus 0.1, take the least error in each at the
-    bin's centre, and draw a line by least squares. It has no floor and no interval.
-    """
-    x, y = np.log10(np.asarray(compute, float)), np.log10(np.asarray(errors, float))
-    edges = np.linspace(x.min(), x.max() + 0.1, bins + 1)
-    which = np.digitize(x, edges) - 1
-    filled = [n for n in range(bins) if np.any(which == n)]
-    if len(filled) < 2:
-        raise ValueError("all runs cost nearly the same")
-    centres = (edges[filled] + edges[np.array(filled) + 1]) / 2
-    least = [y[which == n].min() for n in filled]
-    slope, offset = np.polyfit(centres, least, 1)
-    return {"factor": float(10**offset), "exponent": float(-slope), "bins": len(filled)}

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+
+from ezsr_shards.errors import ConfigError
 
 Array = npt.NDArray[np.float64]
 
@@ -106,8 +107,17 @@ class Law:
         slopes = np.concatenate(columns, -1)
         spread = np.einsum("...i,ij,...j->...", slopes, np.array(self.covariance), slopes)
         spread = spread + self.dispersion * np.asarray(variances, float)
-        half = stdtrit(self.freedom, 0.975) * np.sqrt(np.maximum(spread, 0))
+        half = _student(self.freedom) * np.sqrt(np.maximum(spread, 0))
         return values * np.exp(np.stack([-half, half]))
+
+
+def _student(freedom: int) -> float:
+    """Return the 97.5% quantile of Student's t."""
+    try:
+        from scipy.special import stdtrit
+    except ImportError as error:
+        raise ConfigError("scaling laws need scipy: pip install 'ezsr[dev]'") from error
+    return float(stdtrit(freedom, 0.975))
 
 
 @dataclass(frozen=True)
@@ -172,9 +182,8 @@ def _descend(
         across = (slopes * robust[..., None]).swapaxes(1, 2)
         bent, downhill = across @ slopes, across @ residuals[..., None]
         ridge = damping[moving, None] * np.einsum("nii->ni", bent) + 1e-10
-        here[:, free] += np.linalg.solve(bent + ridge[..., None] * np.eye(free.sum()), downhill)[
-            ..., 0
-        ]
+        step = np.linalg.solve(bent + ridge[..., None] * np.eye(free.sum()), downhill)
+        here[:, free] += step[..., 0]
         here[:, J:] = np.clip(here[:, J:], -_STEEPEST, _STEEPEST)
         tried = part.evaluate(here, floors[moving])[0]
         gained = losses[moving] - tried
@@ -270,22 +279,14 @@ def fit_law(points: Points, with_floor: bool = False, turn: float = HUBER_TURN) 
         floors = np.unique(np.concatenate([floors, finer]))
         losses, thetas = _best(problem, points.errors, floors)
     best = int(np.argmin(losses))
-    _, residuals, shares = problem.evaluate(thetas[best], floors[best])
-    inside = float(np.mean(np.abs(residuals) <= problem.turn))
-    bounded = np.clip(residuals, -problem.turn, problem.turn)
-    dispersion = float((bounded**2).sum() / freedom / max(inside, 1 / len(points)))
-    slopes = [shares, -shares * problem.logs]
-    if floors[best] > 0:
-        slopes.append((1 - shares.sum(-1, keepdims=True)) / floors[best])
-    matrix = np.concatenate(slopes, -1) * problem.weights[:, None]
-    covariance = dispersion / max(inside, 1 / len(points)) * np.linalg.pinv(matrix.T @ matrix)
-    allowed = dispersion * stdtrit(freedom, 0.975) ** 2 / 2
+    dispersion, covariance = _spread(problem, thetas[best], floors[best], freedom)
+    allowed = dispersion * _student(freedom) ** 2 / 2
     middle, exponents = thetas[best, :J], thetas[best, J:]
     return Law(
         factors=np.exp(middle + exponents * centre).tolist(),
         exponents=exponents.tolist(),
         exponents_95=[
-            _profile_exponent(problem, thetas, floors, losses[best] + allowed, j) for j in range(J)
+            _profile_exponent(problem, (losses, thetas, floors), allowed, j) for j in range(J)
         ],
         floor=float(floors[best]),
         floor_95=_profile_floor(floors, losses - losses[best], allowed) if with_floor else None,
@@ -297,19 +298,39 @@ def fit_law(points: Points, with_floor: bool = False, turn: float = HUBER_TURN) 
     )
 
 
+def _spread(
+    problem: _Problem, theta: Array, floor: np.float64, freedom: int
+) -> tuple[float, Array]:
+    """Return the dispersion about the best fit, and the parameters' covariance.
+
+    Both are those of Huber's estimate: Robust Statistics, 1981, section 7.6.
+    """
+    _, residuals, shares = problem.evaluate(theta, floor)
+    inside = max(np.mean(np.abs(residuals) <= problem.turn), 1 / len(residuals))
+    bounded = np.clip(residuals, -problem.turn, problem.turn)
+    dispersion = (bounded**2).sum() / freedom / inside
+    slopes = [shares, -shares * problem.logs]
+    if floor > 0:
+        slopes.append((1 - shares.sum(-1, keepdims=True)) / floor)
+    matrix = np.concatenate(slopes, -1) * problem.weights[:, None]
+    return float(dispersion), dispersion / inside * np.linalg.pinv(matrix.T @ matrix)
+
+
 def _profile_floor(floors: Array, drops: Array, allowed: float) -> list[float | None]:
     low, high = _crossings(floors, drops, allowed)
     return [0.0 if low is None else low, high]
 
 
 def _profile_exponent(
-    problem: _Problem, thetas: Array, floors: Array, most: float, j: int
+    problem: _Problem, found: tuple[Array, Array, Array], allowed: float, j: int
 ) -> list[float | None]:
-    """Return the exponents whose best fit, over all floors, loses no more than `most`."""
-    J = problem.terms
+    """Return the exponents whose best fit over all floors is worse by no more than `allowed`.
+
+    `found` are losses, parameters and floors of best fits.
+    """
+    losses, thetas, floors = found
+    J, best = problem.terms, int(np.argmin(losses))
     free = np.arange(2 * J) != J + j
-    losses, _ = _descend(problem, thetas, floors, np.ones(2 * J, bool))
-    best = int(np.argmin(losses))
     values = thetas[best, J + j] + 3 * np.linspace(-1, 1, 61) ** 3
     coarse = slice(None, None, 2) if len(floors) > 1 else slice(None)
     kept = np.unique(np.append(np.arange(len(floors))[coarse], best))
@@ -317,8 +338,7 @@ def _profile_exponent(
     grid[..., J + j] = values[:, None]
     tried = np.broadcast_to(floors[kept], grid.shape[:-1])
     worse, _ = _descend(problem, grid, tried, free)
-    drops = worse.min(1) - losses[best]
-    return _crossings(values, drops, most - losses[best])
+    return _crossings(values, worse.min(1) - losses[best], allowed)
 
 
 def resample_exponents(

@@ -21,6 +21,7 @@ from ezsr_shards.errors import ConfigError
 
 Measure = Literal["error", "distance"]
 FEWEST = 3
+_SHRUNK = 0.95  # correlations are estimates; none is taken for certain
 _FIELDS = ("pairs", "views", "samples_seen", "size", "parameters", "seed", "error", "distance")
 
 
@@ -96,6 +97,12 @@ def _check(row: dict[str, Any]) -> None:
             f"runs: {_name(row)}: error {row['error']:g} is not that of {correct} right answers of "
             f"{evaluated}; run it again"
         )
+    bits = row.get("per_sample")
+    if bits is not None and (len(bits), bits.count("1")) != (evaluated, correct):
+        raise ConfigError(
+            f"runs: {_name(row)}: per_sample has {bits.count('1')} right of {len(bits)}, not "
+            f"{correct} of {evaluated}; run it again"
+        )
 
 
 def _gather(rows: list[dict[str, Any]]) -> Cell:
@@ -123,12 +130,10 @@ def _gather(rows: list[dict[str, Any]]) -> Cell:
 
 
 def _read_bits(rows: list[dict[str, Any]]) -> Array | None:
-    texts = [row.get("per_sample") for row in rows]
-    if not all(isinstance(text, str) and text and not text.strip("01") for text in texts):
+    texts = [row.get("per_sample") or "" for row in rows]
+    if not texts[0] or len({len(text) for text in texts}) > 1:
         return None
-    if len({len(text) for text in texts if text}) > 1:
-        return None
-    return np.array([[float(bit) for bit in text or ""] for text in texts])
+    return np.array([[float(bit) for bit in text] for text in texts])
 
 
 @dataclass(frozen=True)
@@ -140,31 +145,47 @@ class Series:
     cells: list[Cell]
 
     def points(self, measure: Measure) -> Points:
-        """Return the cells' means and the variances of their logarithms.
+        """Return the cells' means, and the covariance of their logarithms.
 
-        Noise is that of counting right answers, (1 - e) / (n e), and that of seeds beyond it, which
-        is pooled over the cells.
+        Noise is that of counting right answers on so many samples, and that of seeds beyond it,
+        which is pooled over the cells.
         """
         means = np.array([cell.values(measure).mean() for cell in self.cells])
         seeds = np.array([len(cell.errors) for cell in self.cells])
-        shared = self.seed_variance(measure)
-        counting = np.zeros(len(means))
+        covariance = np.diag(self.seed_variance(measure) / seeds)
         if measure == "error":
-            counting = (1 - means) / (means * [cell.evaluated.sum() for cell in self.cells])
-        variances = counting + shared / seeds
-        known = bool(np.all(variances > 0))
+            covariance = covariance + self._counting(means)
+        known = bool(np.all(np.diagonal(covariance) > 0))
         sizes = [[float(getattr(cell, name)) for name in self.along] for cell in self.cells]
-        return Points(np.array(sizes), means, variances if known else 1.0 / seeds, known)
+        return Points(np.array(sizes), means, covariance if known else np.diag(1 / seeds), known)
+
+    @property
+    def samples(self) -> int | None:
+        """Number of samples on which all runs were scored, if their answers were kept."""
+        counts = {None if cell.bits is None else cell.bits.shape[1] for cell in self.cells}
+        return counts.pop() if len(counts) == 1 else None
+
+    def _counting(self, means: Array) -> Array:
+        """Return the covariance of ln(error) from having counted on these samples and no others.
+
+        Where answers were kept, what is hard for one run is seen to be hard for others: cells go
+        up and down together, and a smooth deviation must not be taken for a law's.
+        """
+        if self.samples is None:
+            counted = np.array([cell.evaluated.sum() for cell in self.cells])
+            return np.diag((1 - means) / (means * counted))
+        wrong = np.stack([1 - cell.bits.mean(0) for cell in self.cells if cell.bits is not None])
+        shared = np.cov(wrong) / self.samples / np.outer(means, means)
+        return np.asarray(_SHRUNK * shared + (1 - _SHRUNK) * np.diag(np.diagonal(shared)))
 
     def seed_variance(self, measure: Measure) -> float:
         """Return the variance of ln(measure) between seeds that counting does not explain."""
         excess, freedom = 0.0, 0
         for cell in self.cells:
             values, more = cell.values(measure), len(cell.errors) - 1
-            mean = values.mean()
-            counting = mean * (1 - mean) / cell.evaluated.mean() if measure == "error" else 0.0
             if more:
-                excess += more * (values.var(ddof=1) - counting) / mean**2
+                counting = _flips(cell) if measure == "error" else 0.0
+                excess += more * (values.var(ddof=1) - counting) / values.mean() ** 2
                 freedom += more
         return max(float(excess) / freedom, 0.0) if freedom else 0.0
 
@@ -175,6 +196,15 @@ class Series:
             "seeds": self.seed_variance(measure),
             "evaluated": float(samples) if measure == "error" else None,
         }
+
+
+def _flips(cell: Cell) -> float:
+    """Return the variance of a run's error, given which samples are hard for all seeds."""
+    mean, seeds = cell.errors.mean(), len(cell.errors)
+    if cell.bits is None:
+        return float(mean * (1 - mean) / cell.evaluated.mean())
+    right = cell.bits.mean(0)
+    return float((right * (1 - right)).mean() * seeds / (seeds - 1) / cell.bits.shape[1])
 
 
 def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
@@ -191,6 +221,11 @@ def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
             found.append(
                 f"{cell}: not better than guessing, where no power law holds; leave it out"
             )
+    if any(cell.bits is None for cell in cells):
+        found.append(
+            "some runs do not say which samples were named rightly (per_sample), so errors count as "
+            "independent between runs, and intervals are too narrow"
+        )
     return found
 
 

@@ -27,6 +27,7 @@ class Planted:
 
     seed_noise  standard deviation of ln(error) between seeds
     shared      correlation between runs of whether a sample is hard
+    kept        whether runs say of each sample whether it was named rightly
     """
 
     factor: float = 6.0
@@ -37,6 +38,7 @@ class Planted:
     evaluated: int = 600
     seed_noise: float = 0.05
     shared: float = 0.0
+    kept: bool = True
 
     def error(self, pairs: int) -> float:
         """Return the true error."""
@@ -67,7 +69,7 @@ class Planted:
             "error": float(wrong.mean()),
             "correct": int((~wrong).sum()),
             "evaluated": self.evaluated,
-            "per_sample": "".join("01"[int(not one)] for one in wrong),
+            "per_sample": "".join("01"[int(not one)] for one in wrong) if self.kept else None,
             "distance": error / 2,
             "teacher_error": 0.001,
             "chance": 0.01,
@@ -80,10 +82,11 @@ CASES = {
     "pure, 61% to 6%": Planted(),
     "pure, 72% to 17%, 1,000 samples": Planted(3, 0.25, evaluated=1000, seed_noise=0.03),
     "pure, 2,000 samples": Planted(evaluated=2000),
-    "pure, samples as hard for all runs": Planted(shared=0.7),
+    "pure, hard samples alike for all runs": Planted(shared=0.7),
+    "pure, hard samples alike, answers not kept": Planted(shared=0.7, kept=False),
     "pure, one seed": Planted(seeds=1),
     "pure, four numbers of pairs": Planted(pairs=(300, 1000, 3000, 10_000)),
-    "floor of 5%, 66% to 11%": Planted(floor=0.05),
+    "floor of 5%, 66% to 11%, hard samples alike": Planted(floor=0.05, shared=0.7),
     "floor of 5%, 2,000 samples, seeds 2%": Planted(floor=0.05, evaluated=2000, seed_noise=0.02),
     "floor of 10%, 82% to 27%, 2,000 samples, seeds 2%": Planted(
         3, 0.25, 0.1, evaluated=2000, seed_noise=0.02

@@ -154,11 +154,10 @@ def _resampler(
 ) -> Callable[[int], Array]:
     """Return a function from a cell's number to its runs in every draw, (draws, seeds)."""
     cells = series.cells
-    lengths = {0 if cell.bits is None else cell.bits.shape[1] for cell in cells}
+    samples = series.samples
     if measure == "distance":
         return lambda n: np.broadcast_to(cells[n].distances, (draws, len(cells[n].distances)))
-    if len(lengths) == 1 and 0 not in lengths:
-        samples = lengths.pop()
+    if samples is not None:
         shares = rng.multinomial(samples, [1 / samples] * samples, draws) / samples
         return lambda n: np.asarray(1 - shares @ cells[n].bits.T)  # type: ignore[union-attr]
 

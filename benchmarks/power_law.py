@@ -33,16 +33,21 @@ _ITERATIONS = 50
 class Points:
     """Measured cells.
 
-    sizes      float64 (cells, J): pairs, parameters, or both
-    errors     float64 (cells,), more than 0
-    variances  float64 (cells,) of ln(error): noise of counting and of seeds, as far as it is known
-    known      whether they are; else only their ratios mean something
+    sizes       float64 (cells, J): pairs, parameters, or both
+    errors      float64 (cells,), more than 0
+    covariance  float64 (cells, cells) of ln(error): noise of counting and of seeds, as it is known
+    known       whether it is; else only its ratios mean something
     """
 
     sizes: Array
     errors: Array
-    variances: Array
+    covariance: Array
     known: bool = True
+
+    @property
+    def variances(self) -> Array:
+        """Return the variances of ln(error), float64 (cells,)."""
+        return np.diagonal(self.covariance)
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -54,7 +59,7 @@ class Points:
             self,
             sizes=self.sizes[chosen],
             errors=self.errors[chosen],
-            variances=self.variances[chosen],
+            covariance=self.covariance[np.ix_(chosen, chosen)],
         )
 
 
@@ -125,11 +130,13 @@ class _Problem:
     """ln(errors) (..., cells) over centred ln(sizes) (cells, J), in units of the noise.
 
     Leading axes are many problems at once; `counts` says how often a bootstrap took each cell.
+    `whiten` is the noise's covariance to the power of -1/2, the symmetric root, so that residuals
+    stay those of their cells as nearly as can be.
     """
 
     logs: Array
     targets: Array
-    weights: Array
+    whiten: Array
     turn: float = np.inf
     counts: Array = field(default_factory=lambda: np.ones(1))
 
@@ -139,9 +146,9 @@ class _Problem:
 
     def flatten(self, shape: tuple[int, ...]) -> _Problem:
         """Return it with one leading axis instead of `shape`."""
-        cells = (*shape, len(self.weights))
+        cells = (*shape, len(self.logs))
         targets, counts = (np.broadcast_to(a, cells) for a in (self.targets, self.counts))
-        flat = (-1, len(self.weights))
+        flat = (-1, len(self.logs))
         return replace(self, targets=targets.reshape(flat), counts=counts.reshape(flat))
 
     def take(self, chosen: npt.NDArray[np.intp]) -> _Problem:
@@ -154,10 +161,16 @@ class _Problem:
         exponent = theta[..., None, :J] - theta[..., None, J:] * self.logs
         terms = np.exp(np.clip(exponent, -60, 60))
         total = terms.sum(-1) + floors[..., None]
-        residuals = (self.targets - np.log(total)) * self.weights
+        residuals = (self.targets - np.log(total)) @ self.whiten
         over = np.maximum(np.abs(residuals) - self.turn, 0)
         rho = (residuals**2 - over**2) / 2
         return (rho * self.counts).sum(-1), residuals, terms / total[..., None]
+
+
+def _whiten(covariance: Array) -> Array:
+    """Return the symmetric inverse square root."""
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T)
 
 
 def _descend(
@@ -178,7 +191,7 @@ def _descend(
         _, residuals, shares = part.evaluate(here, floors[moving])
         robust = part.counts * np.minimum(1, part.turn / np.maximum(np.abs(residuals), 1e-300))
         slopes = np.concatenate([shares, -shares * part.logs], -1)[..., free]
-        slopes = slopes * part.weights[:, None]
+        slopes = part.whiten @ slopes
         across = (slopes * robust[..., None]).swapaxes(1, 2)
         bent, downhill = across @ slopes, across @ residuals[..., None]
         ridge = damping[moving, None] * np.einsum("nii->ni", bent) + 1e-10
@@ -266,7 +279,7 @@ def fit_law(points: Points, with_floor: bool = False, turn: float = HUBER_TURN) 
         raise ValueError(f"{len(points)} cells, at least {parameters + 1} are needed")
     logs = np.log(points.sizes)
     centre = logs.mean(0)
-    problem = _Problem(logs - centre, np.log(points.errors), points.variances**-0.5)
+    problem = _Problem(logs - centre, np.log(points.errors), _whiten(points.covariance))
     floors = _floors(points, with_floor)
     losses, thetas = _best(problem, points.errors, floors)
     plain = int(np.argmin(losses))
@@ -312,7 +325,7 @@ def _spread(
     slopes = [shares, -shares * problem.logs]
     if floor > 0:
         slopes.append((1 - shares.sum(-1, keepdims=True)) / floor)
-    matrix = np.concatenate(slopes, -1) * problem.weights[:, None]
+    matrix = problem.whiten @ np.concatenate(slopes, -1)
     return float(dispersion), dispersion / inside * np.linalg.pinv(matrix.T @ matrix)
 
 
@@ -351,9 +364,8 @@ def resample_exponents(
     J = points.sizes.shape[1]
     logs = np.log(points.sizes) - np.array(law.centre)
     floors = _floors(points, law.floor_95 is not None)[::2]
-    problem = _Problem(
-        logs, np.log(errors)[:, None], points.variances**-0.5, counts=counts[:, None]
-    )
+    alone = np.diag(points.variances**-0.5)  # a cell may be drawn twice, so each stands by itself
+    problem = _Problem(logs, np.log(errors)[:, None], alone, counts=counts[:, None])
     scatter = np.sqrt(max(law.dispersion, 1.0 if points.known else 1e-18))
     problem = replace(problem, turn=float(HUBER_TURN * scatter))
     middle = np.log(law.factors) - np.array(law.exponents) * np.array(law.centre)

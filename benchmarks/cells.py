@@ -223,7 +223,7 @@ def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
             )
     if any(cell.bits is None for cell in cells):
         found.append(
-            "some runs do not say which samples were named rightly (per_sample), so errors count as "
+            "some runs do not say which samples were named rightly (per_sample): errors count as "
             "independent between runs, and intervals are too narrow"
         )
     return found

@@ -195,10 +195,15 @@ def _dress(upper: Any, lower: Any) -> None:
     """Set scales, ticks and grids."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    upper.margins(x=0.08)
     for panel in (upper, lower):
         panel.set_xscale("log")
+        low, high = upper.get_xlim()
+        panel.set_xlim(low, high)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.grid(True, which="major", lw=0.3, alpha=0.5)
-    lower.set_xlim(upper.get_xlim())
     upper.tick_params(labelbottom=False)
     upper.set_yscale("log")
     upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

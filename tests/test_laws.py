@@ -177,8 +177,10 @@ def test_intervals_of_laws_with_a_floor_cover(floor: float) -> None:
     tried = [try_both(planted, rng) for _ in range(200)]
     shares = {key: np.mean([one[key] for one in tried]) for key in tried[0]}
     assert 0.88 <= shares["floor fit holds the exponent"] <= 0.99
-    assert 0.88 <= shares["floor fit holds the floor"] <= 0.99
-    if floor == 0:
+    assert shares["floor fit holds the floor"] >= 0.88
+    if floor > 0:
+        assert shares["floor fit holds the floor"] <= 0.99
+    else:  # at the edge of what a floor can be, its interval holds more
         assert shares["floor reported"] <= 0.06
         assert 0.88 <= shares["a run at 10x is inside"] <= 0.99
 

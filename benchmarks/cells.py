@@ -21,6 +21,7 @@ from ezsr_shards.errors import ConfigError
 
 Measure = Literal["error", "distance"]
 FEWEST = 3
+_GUESSING = 0.75  # of the error of guessing
 _SHRUNK = 0.95  # correlations are estimates; none is taken for certain
 _FIELDS = ("pairs", "views", "samples_seen", "size", "parameters", "seed", "error", "distance")
 
@@ -207,6 +208,15 @@ def _flips(cell: Cell) -> float:
     return float((right * (1 - right)).mean() * seeds / (seeds - 1) / cell.bits.shape[1])
 
 
+def near_guessing(cell: Cell, chance: float | None) -> bool:
+    """Whether a cell has learnt too little for a power law.
+
+    Below some number of pairs the error stays near that of guessing, and falls the faster when it
+    leaves it (the small data region of Hestness et al. 2017, figure 6).
+    """
+    return chance is not None and cell.errors.mean() > _GUESSING * (1 - chance)
+
+
 def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
     """Return what would make a law say something else than it seems to."""
     found = []
@@ -216,10 +226,10 @@ def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:
                 f"{cell}: saw only {cell.samples_seen:,} of its samples, so it has fewer pairs "
                 "than it says; train longer"
             )
-        error, n = cell.errors.mean(), cell.evaluated.sum()
-        if chance and error + 1.96 * (error * (1 - error) / n) ** 0.5 > 1 - chance:
+        if near_guessing(cell, chance):
             found.append(
-                f"{cell}: not better than guessing, where no power law holds; leave it out"
+                f"{cell}: left out of all laws, as its error of {cell.errors.mean():.0%} is near "
+                "guessing"
             )
     if any(cell.bits is None for cell in cells):
         found.append(

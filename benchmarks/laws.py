@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cells import FEWEST, Measure, Series, list_cautions, read_cells, split_series
+from cells import FEWEST, Measure, Series, list_cautions, near_guessing, read_cells, split_series
 from power_law import Array, Law, Points, fit_law, resample_exponents
 
 from ezsr_shards.errors import ConfigError
@@ -29,14 +29,17 @@ _MOST: dict[Measure, float] = {"error": 1.0, "distance": 2.0}
 def fit_runs(rows: list[dict[str, Any]], draws: int = _DRAWS) -> dict[str, Any]:
     """Return all laws of runs, as JSON keeps them; ConfigError where none can be fitted.
 
-    `draws` bootstraps stand beside the profile intervals.
+    `draws` bootstraps stand beside the profile intervals. Cells near guessing are left out.
     """
     cells = read_cells(rows)
-    series = split_series(cells)
+    chance = rows[0].get("chance")
+    learnt = [cell for cell in cells if not near_guessing(cell, chance)]
+    series = split_series(learnt)
     if not series:
         raise ConfigError(
-            f"runs: no law can be fitted to {len(cells)} cells; at least {FEWEST} numbers of pairs "
-            "or of parameters are needed, alike in views and in samples seen or passes"
+            f"runs: no law can be fitted to {len(learnt)} cells that do not guess; at least "
+            f"{FEWEST} numbers of pairs or of parameters are needed, alike in views and in samples "
+            "seen or passes"
         )
     flops, errors = (
         np.concatenate([getattr(c, name) for c in cells]) for name in ("flops", "errors")
@@ -46,10 +49,10 @@ def fit_runs(rows: list[dict[str, Any]], draws: int = _DRAWS) -> dict[str, Any]:
         "laws": [fit_series(one, m, draws) for one in series for m in ("error", "distance")],
         "frontier": fit_frontier(flops[counted], errors[counted]),
         "teacher_error": rows[0].get("teacher_error"),
-        "chance": rows[0].get("chance"),
+        "chance": chance,
         "runs": len(errors),
         "cells": len(cells),
-        "cautions": list_cautions(cells, rows[0].get("chance")),
+        "cautions": list_cautions(cells, chance),
     }
 
 

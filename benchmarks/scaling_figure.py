@@ -116,9 +116,14 @@ def _draw_column(
             at = law["at"] | point
             look = _look(names, at["parameters"])
             _draw_cell(upper, lower, law, point, (*look, aside))
-            seen = [100 * row[law["measure"]] for row in rows if _is_of(row, at)]
-            upper.plot([point[along]] * len(seen), seen, ".", color=look[0], ms=2.5, alpha=0.5)
+        for row in rows:  # those too near guessing for the law, too
+            if _is_of(row, law):
+                colour = _look(names, row["parameters"])[0]
+                value = 100 * row[law["measure"]]
+                upper.plot(row[along], value, ".", color=colour, ms=2.5, alpha=0.5)
     _dress(upper, lower)
+    values = [100 * point["value"] for law in laws for point in law["points"]]
+    upper.set_ylim(min(values) / 2, 1.6 * max(values))  # wide bands must not make all else small
     for law in laws if along == "pairs" else laws[-1:]:
         ink = _look(names, law["at"]["parameters"])[0] if along == "pairs" else "#666666"
         _draw_held_out(upper, law, ink)
@@ -143,8 +148,10 @@ def _at(law: dict[str, Any], size: float) -> float:
     return float(Law(**law["fits"][law["reported"]]).errors([size]))
 
 
-def _is_of(row: dict[str, Any], at: dict[str, Any]) -> bool:
-    return all(row[name] == at[name] for name in ("pairs", "parameters", "views", "samples_seen"))
+def _is_of(row: dict[str, Any], law: dict[str, Any]) -> bool:
+    equal = [name for name in ("size", "parameters", "pairs", "views") if name in law["at"]]
+    seen = {point["samples_seen"] for point in law["points"]}
+    return row["samples_seen"] in seen and all(row[name] == law["at"][name] for name in equal)
 
 
 def _draw_law(
@@ -186,9 +193,7 @@ def _draw_held_out(panel: Any, law: dict[str, Any], ink: str) -> None:
     value, (low, high) = 100 * said["value"], (100 * end for end in said["value_95"])
     style = {"color": ink, "marker": "*", "mfc": "white", "ms": 6, "lw": 0.7, "zorder": 5}
     at = [held_out[law["along"][0]] / 1.22]
-    limits = panel.get_ylim()  # a wide interval must not make all else small
     panel.errorbar(at, [value], [[value - low], [high - value]], capsize=1.5, **style)
-    panel.set_ylim(limits)
 
 
 def _dress(upper: Any, lower: Any) -> None:
@@ -215,8 +220,9 @@ def _dress(upper: Any, lower: Any) -> None:
 def _draw_ceiling(panel: Any, percent: float) -> None:
     """Draw the teacher's error, or say it at the foot where it is far below all cells."""
     least = panel.get_ylim()[0]
-    near = percent > least / 4
+    near = percent > least / 3
     if near:
+        panel.set_ylim(bottom=min(least, percent / 1.2))
         panel.axhline(percent, color="black", lw=0.8, ls=(0, (1, 1.5)))
     panel.annotate(
         f"teacher on the pictures: {percent:.2g}%" + ("" if near else r" $\downarrow$"),

@@ -271,7 +271,10 @@ def changed(**changes: Any) -> list[dict[str, Any]]:
     ("rows", "told"),
     [
         ([], "there are none"),
-        (planted_rows(pairs=(300,)), "no law can be fitted to 1 cells; at least 3"),
+        (
+            planted_rows(pairs=(300,)),
+            "no law can be fitted to 1 cells that do not guess; at least 3",
+        ),
         (planted_rows(pairs=(300, 1000)), "no law can be fitted to 2 cells"),
         (changed(error=float("nan")), "error is nan, not a number"),
         (changed(distance=float("inf")), "distance is inf"),
@@ -319,11 +322,13 @@ def test_pairs_views_and_passes_are_kept_apart() -> None:
 def test_cautions_name_cells_that_a_law_should_not_have() -> None:
     rows = planted_rows(pairs=(300, 1000, 3000, 200_000), seeds=1)
     rows[0] |= {"error": 0.99, "correct": 6, "per_sample": None}
-    found = fit_runs(rows, draws=10)["cautions"]
+    fit = fit_runs(rows, draws=10)
+    found = fit["cautions"]
     assert len(found) == 3
+    assert [point["pairs"] for point in fit["laws"][0]["points"]] == [1000, 3000, 200_000]
     for told in (
         "saw only 100,000",
-        "not better than guessing",
+        "left out of all laws, as its error of 9",
         "which samples were named rightly",
     ):
         assert told in " ".join(found)

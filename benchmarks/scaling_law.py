@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from cells import Cell, Row, Spread, gather_rows, run_cells, synthesis_seconds, train_cell
+from grid import Row, Spread, Training, gather_rows, run_cells, synthesis_seconds, train_and_score
 from jsonargparse import ArgumentParser
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -116,7 +116,7 @@ def prepare(grid: Grid, work: Path) -> tuple[Path, Path]:
     return sets
 
 
-def list_cells(grid: Grid, shards: Path, val: Path) -> list[Cell]:
+def list_cells(grid: Grid, shards: Path, val: Path) -> list[Training]:
     """Return the cells, those first that tell most: seed after seed, the grid's outer edges first.
 
     An edge is what the largest student makes of each number of pairs, or what each student makes
@@ -137,16 +137,18 @@ def list_cells(grid: Grid, shards: Path, val: Path) -> list[Cell]:
 
 def _make_cell(
     grid: Grid, shards: Path, val: Path, pairs: int, views: int, size: str, seed: int
-) -> Cell:
+) -> Training:
     data = replace(grid.train.data, pairs=pairs, views=views)
     told = replace(grid.train, student=size, seed=seed, data=data)
     facts = {"pairs": pairs, "views": views, "size": size}
-    return Cell(f"pairs={pairs} views={views} size={size} seed={seed}", shards, val, told, facts)
+    return Training(
+        f"pairs={pairs} views={views} size={size} seed={seed}", shards, val, told, facts
+    )
 
 
-def measure(cell: Cell, folder: Path) -> Row:
+def measure(cell: Training, folder: Path) -> Row:
     """Train a cell; return its row, with its parameters and what it has cost."""
-    row = train_cell(cell, folder)
+    row = train_and_score(cell, folder)
     told = cell.train
     parameters, student = count_student(told.model, told.pretrained, told.student)
     samples = row["pairs"] * row["views"]
@@ -212,7 +214,8 @@ def predict_error(rows: Sequence[Row], pairs: int) -> None:
 
 def build_parser() -> ArgumentParser:
     """Return the parser; every field of the grid is an option, nested ones with dots."""
-    parser = ArgumentParser(prog="scaling_law.py", description=__doc__, exit_on_error=False)
+    about = str(__doc__).partition("\n")[0]
+    parser = ArgumentParser(prog="scaling_law.py", description=about, exit_on_error=False)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder for rows, fit and figure")
     parser.add_argument(
         "--work", type=Path | None, help="folder for shards and trainings: OUT/work"

@@ -1,7 +1,7 @@
-"""Cells: independent trainings, each done once, in any order, by any number of machines.
+"""Grids of independent trainings, each done once, in any order, by any number of machines.
 
-A finished cell is a line of OUT/runs*.jsonl, so a run that was killed goes on where it was, lines
-that were cut are ignored, and the folders of several machines together hold the whole grid.
+A finished training is a line of OUT/runs*.jsonl, so a run that was killed goes on where it was,
+lines that were cut are ignored, and the folders of several machines together hold the whole grid.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from machine import describe_machine
+from scoring import score_encoder
 
 from ezsr_shards.errors import ConfigError, RunError, check_number
 from ezsr_shards.making import RUNS_FILE, available_cpus
@@ -30,14 +31,14 @@ from ezsr_shards.process import follow_parent
 from ezsr_shards.shardset import CONFIG_FILE, read_json
 from ezsr_train.checkpoint import list_checkpoints
 from ezsr_train.config import TrainConfig
-from ezsr_train.loop import train
+from ezsr_train.loop import ENCODER_FILE, train
 
 Row = dict[str, Any]
 ROWS = "runs"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
     """One training on one shard set, and the held-out set it is scored on.
 
     facts  what its row says besides: where in the grid it stands
@@ -92,7 +93,7 @@ class Spread:
         return f"{ROWS}{part}.jsonl"
 
 
-Measure = Callable[[Cell, Path], Row]
+Measure = Callable[[Training, Path], Row]
 """Trains a cell in a folder and returns what its row says."""
 
 
@@ -148,7 +149,7 @@ def gather_rows(out: Path, others: Sequence[Path]) -> dict[str, Row]:
 
 
 def run_cells(
-    cells: Sequence[Cell],
+    cells: Sequence[Training],
     measure: Measure,
     out: Path,
     work: Path,
@@ -198,12 +199,12 @@ def summarize(row: Row) -> str:
 
 
 def _run(
-    todo: Sequence[Cell], measure: Measure, work: Path, spread: Spread, started: float
-) -> Iterator[tuple[Cell, Row | str]]:
+    todo: Sequence[Training], measure: Measure, work: Path, spread: Spread, started: float
+) -> Iterator[tuple[Training, Row | str]]:
     """Yield each cell as it ends, with its row or the text of what went wrong."""
     threads = max(available_cpus() // spread.jobs, 1)
     waiting = iter(todo)
-    running: dict[Future[Row | str], Cell] = {}
+    running: dict[Future[Row | str], Training] = {}
     context = mp.get_context("spawn")  # CUDA does not survive a fork
     with ProcessPoolExecutor(spread.jobs, context, _begin, (threads,)) as pool:
         while True:
@@ -224,7 +225,7 @@ def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _attempt(measure: Measure, cell: Cell, work: Path) -> Row | str:
+def _attempt(measure: Measure, cell: Training, work: Path) -> Row | str:
     began = time.perf_counter()
     folder = work / "trainings" / cell.fingerprint
     try:
@@ -242,22 +243,20 @@ def _result_of(future: Future[Row | str]) -> Row | str:
         raise RunError("a process of the grid was killed; the same again goes on") from error
 
 
-def train_cell(cell: Cell, folder: Path) -> Row:
-    """Train a cell, from its last checkpoint if it has one, and return what any row says."""
+def train_and_score(cell: Training, folder: Path, knn: int = 0) -> Row:
+    """Train a cell, from its last checkpoint if it has one, and return what any row says.
+
+    `knn` pictures of the training set that are nearest translate the embeddings as well, if any.
+    """
     resume = "latest" if list_checkpoints(folder) else None
-    summary = train(cell.shards, folder, cell.train, cell.val, resume)
-    evaluated = int(summary["eval_samples"])
-    correct = round(summary["zero_shot_top1_events"] * evaluated)
+    summary = train(cell.shards, folder, cell.train, None, resume)
+    pool = cell.shards if knn else None
+    scores = score_encoder(folder / ENCODER_FILE, cell.val, cell.train, pool, knn)
     return {
         **cell.facts,
         "seed": cell.train.seed,
         "samples_seen": int(summary["samples"]),
-        "error": 1 - correct / evaluated,
-        "correct": correct,
-        "evaluated": evaluated,
-        "distance": summary["distance_to_teacher"],
-        "teacher_error": 1 - summary["teacher_top1_rgb"],
-        "chance": summary["chance"],
+        **scores,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 

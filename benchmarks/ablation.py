@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ablation_table import write_table
 from grid import Row, Spread, Training, gather_rows, run_cells, train_and_score
 from jsonargparse import ArgumentParser
 
@@ -165,6 +164,8 @@ def measure(cell: Training, folder: Path) -> Row:
 
 def report(rows: Sequence[Row], out: Path) -> None:
     """Write the table."""
+    from ablation_table import write_table  # scipy is needed for the table alone
+
     table = write_table(rows, list(list_variants()))
     (out / "ablation.md").write_text(table, encoding="utf-8")
     say(table)

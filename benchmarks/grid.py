@@ -35,6 +35,7 @@ from ezsr_train.loop import ENCODER_FILE, train
 
 Row = dict[str, Any]
 ROWS = "runs"
+_STARTED = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Spread:
     num_jobs: int = 1
     """Machines that share the cells, each with a folder of its own or all with one."""
     seconds_limit: float = float("inf")
-    """Start no cell after this many seconds."""
+    """Start no cell after this many seconds from the program's start."""
 
     def __post_init__(self) -> None:
         """Refuse what leaves cells undone."""
@@ -160,23 +161,23 @@ def run_cells(
     `work` is the folder for the trainings, which are deleted when they are done. Raises RunError
     at the end where cells have failed; the others are kept.
     """
-    started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
+    machine = describe_machine()
     prints = {cell.name: cell.fingerprint for cell in cells}
     done = _check(read_rows([out]), prints)
     todo = [cell for cell in cells[spread.job_id :: spread.num_jobs] if cell.name not in done]
     print(f"{len(done)} of {len(cells)} cells done, {len(todo)} to do here", flush=True)
     failed = 0
-    for cell, row in _run(todo, measure, work, spread, started):
+    for cell, row in _run(todo, measure, work, spread):
         if isinstance(row, str):
             failed += 1
             print(f"{cell.name}: failed\n{row}", file=sys.stderr, flush=True)
             continue
         row = {"cell": cell.name, "fingerprint": prints[cell.name], **row}
-        row |= {"machine": describe_machine(), "config": cell.deciding()["train"]}
+        row |= {"machine": machine, "config": cell.deciding()["train"]}
         append_row(out / spread.rows_file, row)
         done[cell.name] = row
-        since = time.monotonic() - started
+        since = time.monotonic() - _STARTED
         print(f"{len(done)}/{len(cells)}  {cell.name}: {summarize(row)}  {since:.0f} s", flush=True)
     if failed:
         raise RunError(f"{failed} cells failed, see above; the same again tries them once more")
@@ -199,9 +200,15 @@ def summarize(row: Row) -> str:
 
 
 def _run(
-    todo: Sequence[Training], measure: Measure, work: Path, spread: Spread, started: float
+    todo: Sequence[Training], measure: Measure, work: Path, spread: Spread
 ) -> Iterator[tuple[Training, Row | str]]:
     """Yield each cell as it ends, with its row or the text of what went wrong."""
+    if spread.jobs == 1:
+        for cell in todo:
+            if time.monotonic() - _STARTED > spread.seconds_limit:
+                return
+            yield cell, _attempt(measure, cell, work)
+        return
     threads = max(available_cpus() // spread.jobs, 1)
     waiting = iter(todo)
     running: dict[Future[Row | str], Training] = {}
@@ -209,7 +216,7 @@ def _run(
     with ProcessPoolExecutor(spread.jobs, context, _begin, (threads,)) as pool:
         while True:
             while len(running) < spread.jobs:
-                late = time.monotonic() - started > spread.seconds_limit
+                late = time.monotonic() - _STARTED > spread.seconds_limit
                 cell = None if late else next(waiting, None)
                 if cell is None:
                     break

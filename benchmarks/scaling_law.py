@@ -13,7 +13,6 @@ OUT gets runs.jsonl, fit.json, scaling.md, scaling.png and scaling.pdf.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,6 @@ from pathlib import Path
 import torch
 from grid import Row, Spread, Training, gather_rows, run_cells, synthesis_seconds, train_and_score
 from jsonargparse import ArgumentParser
-from torch.utils.flop_counter import FlopCounterMode
 
 from ezsr_shards.command import exit_code_of, parse_arguments, say, use_hyphens
 from ezsr_shards.errors import ConfigError, EzsrError, check_number
@@ -40,7 +38,7 @@ from ezsr_train.config import (
     TrainConfig,
 )
 from ezsr_train.encoder import make_student
-from ezsr_train.monitor import count_flops
+from ezsr_train.monitor import count_flops, counting_flops
 from ezsr_train.ranks import join_ranks
 from ezsr_train.shard_files import open_shard_set
 from ezsr_train.teacher import Teacher, load_teacher
@@ -174,7 +172,7 @@ def count_student(model: str, pretrained: str | None, size: str | None) -> tuple
     student = make_student(_load(model, pretrained), InputConfig(), size)
     parameters = sum(one.numel() for one in student.visual.parameters() if one.requires_grad)
     images = torch.zeros(2, 3, student.spec.size_px, student.spec.size_px)
-    with FlopCounterMode(display=False) as counter:
+    with counting_flops() as counter:
         student.visual.train()(images).sum().backward()
     return parameters, counter.get_total_flops() / 2
 
@@ -209,7 +207,8 @@ def predict_error(rows: Sequence[Row], pairs: int) -> None:
     """Print what accuracy so many pairs would give; raise ConfigError beyond 10x the data."""
     from laws import fit_runs, predict
 
-    say(json.dumps(predict(fit_runs(rows), pairs), indent=1))
+    found = predict(fit_runs(rows), pairs)
+    say(str(found["sentence"]))
 
 
 def build_parser() -> ArgumentParser:

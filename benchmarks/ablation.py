@@ -53,7 +53,7 @@ def _toy_training() -> TrainConfig:
     return TrainConfig(
         input=InputConfig(slice_events=8000),
         augment=AugmentConfig(slice_jitter=1000),
-        optim=OptimConfig(steps=200, batch=64, lr=1e-3, warmup=20),
+        optim=OptimConfig(steps=150, batch=64, lr=1e-3, warmup=20),
         data=DataConfig(workers=0),
         log=LogConfig(every=10**6, eval_every=10**6, save_every=10**6, keep=1, tensorboard=False),
     )

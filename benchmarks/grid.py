@@ -100,7 +100,7 @@ Measure = Callable[[Training, Path], Row]
 
 def hash_set(folder: Path) -> str:
     """Return the hash of what a shard set was made of, the same on every machine."""
-    return str(read_json(folder / CONFIG_FILE)["config_hash"])
+    return str(read_json(folder, CONFIG_FILE)["config_hash"])
 
 
 def read_rows(folders: Sequence[Path]) -> dict[str, Row]:

@@ -255,6 +255,29 @@ def test_what_tells_most_comes_first(world: Path, held_out: Path) -> None:
             small_grid(world, held_out, **bad)
 
 
+def test_the_command_runs_the_grid_and_reports(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the toy world to the fit, the table and the figure; then only what is asked for."""
+    out = str(tmp_path / "out")
+    words = [out, "--pairs", "[5,10,20]", "--sizes", "[x0.5]", "--val-pictures", "120"]
+    words += ["--seeds", "[0,1]", "--train.model", str(world / "clip.safetensors")]
+    words += ["--train.optim.steps", "2", "--train.optim.batch", "4", "--train.optim.warmup", "1"]
+    half = [*words, "--num-jobs", "2", "--work", str(tmp_path / "work")]
+    assert scaling_law.main([*half, "--job-id", "0"]) == 0
+    assert "3 cells are left to others" in capsys.readouterr().out
+    other = [str(tmp_path / "other"), *half[1:], "--job-id", "1"]
+    assert scaling_law.main(other) == 0
+    assert scaling_law.main([*words, "--merge", f"[{tmp_path / 'other'}]", "--report"]) == 0
+    assert len(read_rows([tmp_path / "out"])) == 6
+    for name in ("runs.jsonl", "fit.json", "scaling.md", "scaling.png", "scaling.pdf"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    assert scaling_law.main([out, "--predict", "100"]) == 0
+    assert "top-1" in capsys.readouterr().out
+    assert scaling_law.main([out, "--predict", "1000"]) == 2
+    assert "predict 1,000" in capsys.readouterr().err
+
+
 def test_a_cut_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     append_row(path, {"cell": "a", "fingerprint": "1"})

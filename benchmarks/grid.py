@@ -25,7 +25,7 @@ import torch
 from machine import describe_machine
 from scoring import score_encoder
 
-from ezsr_shards.errors import ConfigError, RunError, check_number
+from ezsr_shards.errors import ConfigError, EzsrError, RunError, check_number
 from ezsr_shards.making import RUNS_FILE, available_cpus
 from ezsr_shards.process import follow_parent
 from ezsr_shards.shardset import CONFIG_FILE, read_json
@@ -237,6 +237,8 @@ def _attempt(measure: Measure, cell: Training, work: Path) -> Row | str:
     folder = work / "trainings" / cell.fingerprint
     try:
         row = measure(cell, folder)
+    except EzsrError as error:
+        return str(error)
     except Exception:  # one cell's failure must not end the others
         return traceback.format_exc()
     shutil.rmtree(folder, ignore_errors=True)

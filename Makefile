@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := demo
+SCALING := scaling
+ABLATION := ablation
 PICTURES ?= 4000
 STEPS ?= 400
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
-.PHONY: demo test test-faults check bench format clean
+.PHONY: demo test test-faults check bench scaling ablation format clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed; set PYTHON=...") if sys.version_info < (3, 10) else None'
@@ -35,9 +38,15 @@ bench: .venv/.installed  ## measure; results go to benchmarks/results
 	$(BIN)/python benchmarks/loader_speed.py
 	$(BIN)/python benchmarks/train_speed.py
 
+scaling: .venv/.installed  ## a small grid on the toy world: the error over pairs and parameters
+	@$(BIN)/python benchmarks/scaling_law.py $(SCALING) --jobs $(JOBS)
+
+ablation: .venv/.installed  ## what each choice is worth on the toy world
+	@$(BIN)/python benchmarks/ablation.py $(ABLATION) --jobs $(JOBS)
+
 format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv $(DEMO) build dist
+	rm -rf .venv $(DEMO) $(SCALING) $(ABLATION) build dist

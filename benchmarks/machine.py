@@ -18,16 +18,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def describe_machine() -> dict[str, Any]:
     """Return processor, CPUs, system, commit and library versions."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    )
     return {
         "processor": _processor(),
         "cpus": len(os.sched_getaffinity(0)),
         "system": platform.system(),
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "versions": {**library_versions(), **_training_versions()},
     }
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty"]
+    with suppress(OSError):  # a machine without git
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip() or None
+    return None
 
 
 def _training_versions() -> dict[str, str]:

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=batches)
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks/results/train_speed.json")
     options = parser.parse_args()
-    vision = read_vision_cfg(options.tower) if options.tower else SMALL
+    vision = read_vision_cfg(options.tower, SMALL) if options.tower else SMALL
     spec = TowerSpec(512, vision)
     rows = []
     with join_ranks() as ranks:

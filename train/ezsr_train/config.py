@@ -147,6 +147,11 @@ class OptimConfig:
 class DataConfig:
     """Which samples come in which order, and how they are read."""
 
+    pairs: int | None = None
+    """Train on this many pictures alone, drawn by the seed, fewer of them inside more; by default
+    on all."""
+    views: int | None = None
+    """Train on this many views of each picture alone, the first; by default on all."""
     order: Literal["epochs", "resampled"] = "epochs"
     """Each sample once an epoch, or samples drawn anew each time."""
     workers: int = 1
@@ -158,6 +163,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        for name in ("pairs", "views"):
+            if getattr(self, name) is not None:
+                check_number(f"data.{name}", getattr(self, name), 1, 10**10)
         check_number("data.workers", self.workers, 0, 1024)
         check_number("data.max_skipped", self.max_skipped, 0.0, 1.0)
 
@@ -195,8 +203,8 @@ class TrainConfig:
     pretrained: str | None = None
     """Weights for a model of open_clip's: a tag such as openai, or a local file."""
     student: str | None = None
-    """A tower of another size, trained from nothing: open_clip's name, or a JSON file of its
-    vision_cfg; by default a copy of the CLIP's image tower."""
+    """A tower of another size, trained from nothing: x0.5 for the CLIP's own at half its width,
+    open_clip's name, or a JSON file of its vision_cfg; by default a copy of the CLIP's tower."""
     init: str | None = None
     """An encoder's file to begin with, of ours or of the authors', instead of the CLIP's tower."""
     teacher: Literal["auto", "cached", "online"] = "auto"

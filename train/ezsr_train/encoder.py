@@ -72,7 +72,7 @@ def make_student(
         spec = teacher.spec
         tower = copy.deepcopy(teacher.clip.get_submodule("visual"))
     else:
-        spec = teacher.spec.resize(read_vision_cfg(student))
+        spec = teacher.spec.resize(read_vision_cfg(student, teacher.spec.vision_cfg))
         tower = build_tower(spec, f"student {student}")
     return EventEncoder(tower.requires_grad_(True), spec, input)
 

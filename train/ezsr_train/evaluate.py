@@ -118,12 +118,14 @@ class Evaluation:
 
     pictures  None where there are none
     skipped   broken samples, which are left out
+    distance  mean of 1 - cosine similarity of student and teacher, None where there are no pictures
     """
 
     events: Accuracy
     pictures: Accuracy | None
     classes: int
     skipped: int
+    distance: float | None = None
 
     def facts(self) -> dict[str, float]:
         """Return what is logged."""
@@ -138,6 +140,8 @@ class Evaluation:
         }
         if self.pictures is not None:
             facts["teacher_top1_rgb"] = self.pictures.share
+        if self.distance is not None:
+            facts["distance_to_teacher"] = self.distance
         return facts
 
     def line(self) -> str:
@@ -165,21 +169,37 @@ class Evaluator:
         self._workers = workers
         names = [entry.name for entry in shards.classes]
         self._texts = embed_classes(teacher.clip, teacher.tokenizer, names)
-        pictures, _ = self._score(teach(teacher, ranks), options)
+        found = self._embed(teach(teacher, ranks), options)
+        pictures, _ = self._count(found)
         self._pictures = pictures if pictures.total else None
+        self._taught = dict(zip(found.keys, found.embeddings, strict=True))
 
     def score(self, student: EventEncoder) -> Evaluation:
         """Score every labelled sample exactly once, over all ranks."""
         options = replace(self._options, picture_px=None, cache=None)
-        events, skipped = self._score(encode(student, self._ranks), options)
+        found = self._embed(encode(student, self._ranks), options)
+        events, skipped = self._count(found)
         if not events.total:
             raise InputError("VAL: holds no labelled sample")
-        return Evaluation(events, self._pictures, len(self._texts), skipped)
+        distance = self._measure(found)
+        return Evaluation(events, self._pictures, len(self._texts), skipped, distance)
 
-    def _score(self, embed: Embed, options: ReadOptions) -> tuple[Accuracy, int]:
-        """Return the accuracy of embeddings over all ranks, and how many samples were broken."""
+    def _embed(self, embed: Embed, options: ReadOptions) -> Embedded:
         options = replace(options, rule=MIDDLE_SLICE)
-        found = embed_recordings(self._shards, options, embed, self._ranks, _BATCH, self._workers)
+        return embed_recordings(self._shards, options, embed, self._ranks, _BATCH, self._workers)
+
+    def _measure(self, found: Embedded) -> float | None:
+        """Return the mean distance to the teacher, over all ranks."""
+        pairs = [
+            float(row @ self._taught[key])
+            for key, row in zip(found.keys, found.embeddings, strict=True)
+            if key in self._taught
+        ]
+        near, total = self._ranks.total([sum(pairs), float(len(pairs))])
+        return 1 - near / total if total else None
+
+    def _count(self, found: Embedded) -> tuple[Accuracy, int]:
+        """Return the accuracy of embeddings over all ranks, and how many samples were broken."""
         hits = 0
         if len(found.keys):
             nearest = rank_classes(found.embeddings, self._texts.cpu())[:, 0]

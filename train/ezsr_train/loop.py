@@ -33,6 +33,7 @@ from ezsr_train.optimize import learning_rate
 from ezsr_train.ranks import Ranks, join_ranks
 from ezsr_train.shard_files import ShardSet, open_shard_set
 from ezsr_train.step import Learner, make_learner, take_step, targets_of
+from ezsr_train.subset import choose_subset
 from ezsr_train.teacher import Teacher, load_teacher
 from ezsr_train.teacher_cache import TeacherCache, open_cache
 
@@ -75,7 +76,8 @@ class _Run:
         _check(config, ranks)
         self.out, self.config, self.ranks = out, config, ranks
         self.say: Say = say if ranks.first else lambda line: None
-        self.shards = open_shard_set(shards, config.data.cache)
+        whole = open_shard_set(shards, config.data.cache)
+        self.shards = choose_subset(whole, config.data, config.seed)
         if config.loss.queue > max(len(self.shards) - config.optim.batch, 0):
             raise ConfigError(
                 f"loss.queue {config.loss.queue}: with {len(self.shards)} samples a picture would "

@@ -14,7 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ezsr_shards.errors import ConfigError, OutputError, RunError
@@ -128,13 +129,24 @@ def peak_flops() -> float | None:
     return next((1e12 * tera for chip, tera in _PEAK_TFLOPS.items() if chip in words), None)
 
 
+@contextmanager
+def counting_flops() -> Iterator[FlopCounterMode]:
+    """Lend a counter of what is computed here, without fused attention, which hides from it."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def count_flops(tower: nn.Module, spec: TowerSpec) -> float:
     """Return the floating point operations of one forward pass of one sample."""
     device = next(tower.parameters()).device
     image = torch.zeros(1, 3, spec.size_px, spec.size_px, device=device)
-    counter = FlopCounterMode(display=False)
     training = tower.training
-    with torch.no_grad(), counter:
+    with torch.no_grad(), counting_flops() as counter:
         tower.eval()(image)
     tower.train(training)
     return float(counter.get_total_flops())

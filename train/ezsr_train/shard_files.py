@@ -36,12 +36,16 @@ _PAUSES_S = (0.5, 2.0)  # between tries to read a remote file
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished tar: where it is read, where it comes from if that is elsewhere, its content."""
+    """A finished tar: where it is read, where it comes from if that is elsewhere, its content.
+
+    kept  the places in the tar of the samples that are read; None reads all
+    """
 
     path: Path
     samples: int
     sha256: str
     url: str | None = None
+    kept: tuple[int, ...] | None = None
 
     def locate(self) -> tuple[MemberPlaces, ...]:
         """Return where its samples lie, after fetching it; raise ShardError where it is broken."""
@@ -87,7 +91,8 @@ class ShardSet:
         """A hash of the shards' contents and order, wherever they lie."""
         hashing = hashlib.sha256()
         for shard in self.shards:
-            hashing.update(f"{shard.sha256} {shard.samples}\n".encode())
+            kept = "" if shard.kept is None else f" {shard.kept}"
+            hashing.update(f"{shard.sha256} {shard.samples}{kept}\n".encode())
         return hashing.hexdigest()
 
 
@@ -205,8 +210,9 @@ class StoredRecording:
 
 
 def read_recording(shard: Shard, index: int, with_picture: bool) -> StoredRecording:
-    """Return sample number `index` of a shard; raise ShardError where it is broken."""
+    """Return the `index`th of a shard's kept samples; raise ShardError where it is broken."""
     samples = shard.locate()
+    index = index if shard.kept is None else shard.kept[index]
     if index >= len(samples):
         raise ShardError(f"{shard.path.name}: the tar is not whole")
     place = samples[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ezsr_shards.errors import InputError
 
 _MOST = 65_536  # dimensions of an embedding, or pixels across
+_FACTOR = re.compile(r"x\d+(\.\d+)?")
 _NO_TEXT = {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}
 
 
@@ -73,15 +75,17 @@ def build_tower(spec: TowerSpec, source: str) -> nn.Module:
     return tower
 
 
-def read_vision_cfg(student: str) -> Mapping[str, Any]:
-    """Return the vision_cfg of an open_clip model's name, or of a JSON file."""
+def read_vision_cfg(student: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the vision_cfg of an open_clip model's name, or of a JSON file, or `own` times x2."""
+    if _FACTOR.fullmatch(student):
+        return _widen(own, float(student[1:]), student)
     path = Path(student)
     if path.suffix != ".json":
         config = open_clip.get_model_config(student)
         if config is None:
             raise InputError(
                 f"student {student!r}: no model of open_clip's; give one of "
-                f"open_clip.list_models(), or a .json file"
+                f"open_clip.list_models(), a .json file, or a width such as x0.5"
             )
         return dict(config["vision_cfg"])
     try:
@@ -91,6 +95,21 @@ def read_vision_cfg(student: str) -> Mapping[str, Any]:
     if not isinstance(facts, dict):
         raise InputError(f"student {student}: no JSON object; give open_clip's vision_cfg")
     return dict(facts.get("vision_cfg", facts))
+
+
+def _widen(own: Mapping[str, Any], factor: float, student: str) -> Mapping[str, Any]:
+    """Return a tower's vision_cfg with its width times a factor, in whole attention heads."""
+    if "timm_model_name" in own:
+        raise InputError(
+            f"student {student}: timm's towers have fixed widths; give another one's name, or its "
+            f"vision_cfg in a .json file"
+        )
+    resnet = isinstance(own.get("layers"), list)
+    whole = 2 if resnet else int(own.get("head_width", 64))  # a ResNet's stem has half its width
+    width = whole * round(factor * int(own.get("width", 64 if resnet else 768)) / whole)
+    if not 0 < width <= _MOST:
+        raise InputError(f"student {student}: a width of {width}; give another factor")
+    return {**own, "width": width}
 
 
 def normalize(pictures: Tensor, spec: TowerSpec) -> Tensor:

@@ -59,6 +59,8 @@ def seconds(work: Any, device: torch.device) -> float:
 
 def measure(spec: TowerSpec, config: TrainConfig, ranks: Ranks) -> dict[str, float]:
     """Return samples/s, the share of the event images, and on GPUs MFU and memory."""
+    if ranks.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     student = EventEncoder(build_tower(spec, "tower"), spec, InputConfig())
     flops = 3 * count_flops(student.visual, spec)
     learner = make_learner(student, config, ranks)

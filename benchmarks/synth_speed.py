@@ -39,7 +39,7 @@ from machine import ROOT, real_pictures, write_result
 from peers import PEERS
 from plain import Plain
 
-from ezsr_shards.making import available_cpus
+from ezsr_shards.process import available_cpus
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.decode import decode_picture

@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 from conftest import smooth_picture, write_picture
 
-from ezsr_shards.backends import Lost, Working, run_local
+from ezsr_shards.engines.local import run_local
+from ezsr_shards.engines.outcomes import Lost, Working
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, ShardError
-from ezsr_shards.making import RunOptions, RunReport, available_cpus
+from ezsr_shards.making import RunOptions, RunReport
+from ezsr_shards.process import available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import ShardRecord, read_classes, read_records
 from ezsr_shards.verify import iterate_samples, verify
@@ -384,18 +386,6 @@ def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     plan = ShardPlan(tmp_path / "gone", "events", CONFIG, "hash")
     with pytest.raises(RunError, match="could not be written"):
         list(run_local(iter([ShardTask(0, ())]), partial(make_shard, plan=plan), 1))  # type: ignore[arg-type]
-
-
-def test_two_runs_on_one_folder_are_refused(picture_folder: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    out = tmp_path / "out"
-    out.mkdir()
-    with open(out / ".lock", "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(OutputError, match="another run"):
-            run(picture_folder, out)
-    run(picture_folder, out)
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out"])

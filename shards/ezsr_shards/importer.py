@@ -27,16 +27,16 @@ from ezsr_shards.errors import ConfigError, InputError, check_number
 from ezsr_shards.events import EventStream
 from ezsr_shards.formats.raw import Convention, RecordingError
 from ezsr_shards.keys import key_of, mix, printable
-from ezsr_shards.making import (
+from ezsr_shards.making import RunReport, make_set
+from ezsr_shards.output import open_output
+from ezsr_shards.plan import (
     RunOptions,
-    RunReport,
     SetPlan,
+    Work,
     check_set_name,
     choose_shard_size,
     describe_set,
     fingerprint,
-    make_set,
-    open_output,
 )
 from ezsr_shards.sample import Sample
 from ezsr_shards.shardset import Failure, ShardClass, ShardRecord, shard_name
@@ -189,14 +189,13 @@ def import_recordings(
         noun="recordings",
     )
 
-    def tasks() -> Iterator[ImportTask]:
-        for index in range(shards):
-            part = listed.paths[index * per_shard : (index + 1) * per_shard]
-            yield ImportTask(index, part, tuple(listed.labels[path] for path in part))
+    def task(index: int) -> ImportTask:
+        part = listed.paths[index * per_shard : (index + 1) * per_shard]
+        return ImportTask(index, part, tuple(listed.labels[path] for path in part))
 
     shared = replace(listed, paths=(), labels={})  # the workers are sent what they need
     how = ImportPlan(shared, plan.store, name, plan.config_hash)
-    return make_set(plan, tasks(), partial(make_import_shard, plan=how), run or RunOptions())
+    return make_set(plan, Work(task, partial(make_import_shard, plan=how)), run or RunOptions())
 
 
 def _select(

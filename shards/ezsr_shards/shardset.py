@@ -20,6 +20,7 @@ from ezsr_shards.errors import OutputError, ShardError
 from ezsr_shards.store import Place, open_store
 
 CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
+RUNS_FILE = "runs.jsonl"
 ORIGINS = ("images", "root")
 """What `config.json` says of where the inputs lie; they may be moved, so no hash holds them."""
 
@@ -188,12 +189,17 @@ def write_index(place: Place, records: Sequence[ShardRecord]) -> None:
 
 def write_json(place: Place, name: str, facts: Mapping[str, Any]) -> None:
     """Write a JSON object, atomically, with sorted keys."""
-    text = json.dumps(facts, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    data = encode_json(facts)
 
     def write(file: IO[bytes]) -> None:
-        file.write(text.encode())
+        file.write(data)
 
     open_store(place).write(name, write)
+
+
+def encode_json(facts: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a JSON file of ours."""
+    return (json.dumps(facts, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read_json(place: Place, name: str) -> dict[str, Any]:

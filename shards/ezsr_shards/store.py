@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -124,8 +125,13 @@ class LocalStore(Store):
 
     def sizes(self) -> dict[str, int]:
         """Return the size in bytes of every file in the folder by name."""
+        sizes = {}
         with os.scandir(self.folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            for entry in entries:
+                with suppress(FileNotFoundError):  # deleted since the folder was read
+                    if entry.is_file():
+                        sizes[entry.name] = entry.stat().st_size
+        return sizes
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None where there is no such file."""

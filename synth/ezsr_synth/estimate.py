@@ -9,7 +9,8 @@ from itertools import islice
 
 from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import RunError
-from ezsr_shards.making import RunOptions, available_cpus
+from ezsr_shards.making import RunOptions
+from ezsr_shards.process import available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import count_reasons, list_reasons
 from ezsr_shards.tally import Tally

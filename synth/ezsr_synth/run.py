@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 
-from ezsr_shards.making import (
-    RunOptions,
-    RunReport,
-    SetPlan,
-    check_set_name,
-    describe_set,
-    make_set,
-    open_output,
-)
+from ezsr_shards.making import RunReport, make_set
+from ezsr_shards.output import open_output
+from ezsr_shards.plan import RunOptions, SetPlan, Work, check_set_name, describe_set
 from ezsr_shards.shardset import ShardRecord
 from ezsr_shards.store import Place
 from ezsr_shards.tally import OnInput
@@ -66,7 +60,7 @@ def synthesize(
         views=config.views,
     )
     make = partial(_make_shard, plan=ShardPlan(plan.store, name, config, plan.config_hash))
-    return make_set(plan, listing.tasks(), make, run, preload="ezsr_synth.warm")
+    return make_set(plan, Work(listing.task, make, preload="ezsr_synth.warm"), run)
 
 
 def _make_shard(

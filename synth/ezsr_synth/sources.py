@@ -17,7 +17,7 @@ from typing import Literal
 from ezsr_shards.classnames import read_classnames, words_of
 from ezsr_shards.errors import ConfigError, InputError
 from ezsr_shards.keys import key_of, mix
-from ezsr_shards.making import choose_shard_size, fingerprint
+from ezsr_shards.plan import choose_shard_size, fingerprint
 from ezsr_shards.shardset import ShardClass
 from ezsr_synth.decode import EXTENSIONS
 from ezsr_synth.files import FilePictures, class_folder, list_folder, read_list
@@ -67,7 +67,11 @@ class Listing:
 
     def tasks(self) -> Iterator[ShardTask]:
         """Yield the tasks one by one; they are made when asked for."""
-        return (ShardTask(index, self.pictures_of(index)) for index in range(self.shards))
+        return map(self.task, range(self.shards))
+
+    def task(self, index: int) -> ShardTask:
+        """Return the task of one shard."""
+        return ShardTask(index, self.pictures_of(index))
 
 
 def list_pictures(images: str, options: SourceOptions, out: str | None = None) -> Listing:

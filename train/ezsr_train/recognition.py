@@ -20,7 +20,7 @@ from ezsr_shards.errors import (
     ShardError,
     check_number,
 )
-from ezsr_shards.making import fingerprint
+from ezsr_shards.plan import fingerprint
 from ezsr_shards.shardset import CONFIG_FILE, read_classes, read_json
 from ezsr_train.batches import ReadOptions
 from ezsr_train.checkpoint import code_version

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ezsr_shards.errors import ShardError
 from ezsr_shards.events import MAX_DURATION_US, MAX_SIDE_PX
-from ezsr_shards.making import RUNS_FILE
 from ezsr_shards.report.stored import Stored
 from ezsr_shards.sample import MAX_EVENTS
+from ezsr_shards.shardset import RUNS_FILE
 
 _MOST_COUNT, _MOST_SECONDS = 10**18, 2**36
 

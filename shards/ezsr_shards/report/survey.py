@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.errors import ShardError
-from ezsr_shards.making import RUNS_FILE
 from ezsr_shards.report.facts import Facts, Run, read_facts, read_runs
 from ezsr_shards.report.stored import Stored, read_places
 from ezsr_shards.sample import Sample
 from ezsr_shards.shardset import (
     INDEX_FILE,
+    RUNS_FILE,
     ShardClass,
     ShardRecord,
     read_classes,

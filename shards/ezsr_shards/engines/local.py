@@ -1,104 +1,58 @@
-"""Backends: engines that make shards of tasks. Each is a small generator of outcomes."""
+"""Local: the engine of one machine, a pool of processes."""
 
 from __future__ import annotations
 
 import multiprocessing as mp
 import signal
-import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any, Protocol
+from typing import Any
 
-from ezsr_shards.errors import EzsrError, RunError
-from ezsr_shards.process import follow_parent
-from ezsr_shards.shardset import ShardRecord
-from ezsr_shards.tally import OnInput, Tally
-
-ATTEMPTS = 3
-"""How often a shard is tried before it is given up; the other shards go on."""
-
+from ezsr_shards.engines.outcomes import (
+    Attempt,
+    MakeShard,
+    Outcome,
+    Task,
+    Working,
+    answer,
+    counts_of,
+    next_attempt,
+)
+from ezsr_shards.errors import RunError
+from ezsr_shards.process import available_cpus, follow_parent
+from ezsr_shards.tally import Tally
 
 _FORKS = "forkserver" in mp.get_all_start_methods()
 _PREPARED: set[str] = set()
 """Modules that workers need not import anew: the first by the process that they are forked from."""
 
 
-class Task(Protocol):
-    """The unit of work: a shard's number, and whatever it is made of; small and picklable."""
-
-    @property
-    def index(self) -> int:
-        """Number of the shard."""
-        ...
-
-
-MakeShard = Callable[[Any, OnInput], ShardRecord]
-"""Makes the shard of a task, and says what it is about to read; picklable."""
-
-
-@dataclass(frozen=True)
-class Working:
-    """A worker began another input of a shard; the counts are of that shard so far."""
-
-    index: int
-    inputs: int
-    samples: int
-    events: int
-    failures: int
-
-
-@dataclass(frozen=True)
-class Done:
-    """A shard is complete on disk."""
-
-    index: int
-    record: ShardRecord
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A shard was tried as often as allowed and given up, with the last reason."""
-
-    index: int
-    why: str
-
-
-Outcome = Working | Done | Lost
-
-
 def run_local(
     tasks: Iterator[Task], make: MakeShard, workers: int, preload: str | None = None
 ) -> Generator[Outcome, None, None]:
-    """Map `make` over tasks with a pool of processes on this machine; yield what happens.
-
-    preload  a module that makes the work ready when it is imported; without it, `make`'s own
-
-    A worker that dies, or cannot reach its input, costs its shard an attempt. An output that
-    cannot be written raises RunError, as does an error in this code. Closing the generator
-    kills the workers; unfinished shards then leave no file under a final name.
-    """
+    """Map `make` over tasks with a pool of processes on this machine; see `outcomes.Engine`."""
+    workers = workers or available_cpus()
     pool: list[_Worker] = []
-    waiting: deque[_Attempt] = deque()
+    waiting: deque[Attempt] = deque()
     _prepare(preload or getattr(make, "func", make).__module__)
     try:
         while True:
-            while (idle := _idle(pool, workers, make)) is not None:
-                attempt = waiting.popleft() if waiting else _next_attempt(tasks)
+            while sum(worker.attempt is not None for worker in pool) < workers:
+                attempt = waiting.popleft() if waiting else next_attempt(tasks)
                 if attempt is None:
                     break
-                idle.start(attempt)
+                _idle(pool, make).start(attempt)
             busy = [worker for worker in pool if worker.attempt]
             if not busy:
                 return
             ready = wait([worker.connection for worker in busy])
             for worker in [worker for worker in busy if worker.connection in ready]:
                 outcome = worker.receive()
-                if isinstance(outcome, _Attempt):
+                if isinstance(outcome, Attempt):
                     waiting.append(outcome)
                 else:
                     yield outcome
@@ -108,12 +62,6 @@ def run_local(
             worker.process.kill()
         for worker in pool:
             worker.process.join()
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    task: Task
-    number: int
 
 
 class _Worker:
@@ -132,15 +80,15 @@ class _Worker:
                 f"same command again to continue"
             ) from error
         theirs.close()
-        self.attempt: _Attempt | None = None
+        self.attempt: Attempt | None = None
         self._at = ""
 
-    def start(self, attempt: _Attempt) -> None:
+    def start(self, attempt: Attempt) -> None:
         self.attempt, self._at = attempt, ""
         with suppress(OSError):  # the process is gone: `receive` will find the connection closed
             self.connection.send(attempt.task)
 
-    def receive(self) -> Outcome | _Attempt:
+    def receive(self) -> Outcome | Attempt:
         """Return what the worker says; if it died or failed, the next attempt or the loss."""
         attempt = self.attempt
         if attempt is None:
@@ -151,26 +99,12 @@ class _Worker:
             self.process.join()
             self.attempt = None
             code = self.process.exitcode
-            return self._retry(attempt, f"worker process ended ({code}) at {self._at!r}")
+            return attempt.retry(f"worker process ended ({code}) at {self._at!r}")
         if isinstance(message, tuple):
             self._at, outcome = message
             return Working(attempt.task.index, *outcome)
         self.attempt = None
-        if isinstance(message, ShardRecord):
-            return Done(attempt.task.index, message)
-        if isinstance(message, EzsrError):
-            return self._retry(attempt, str(message))
-        if isinstance(message, OSError):
-            raise RunError(
-                f"OUT: shard {attempt.task.index} could not be written ({message}); mend this and "
-                f"run the same command again to continue"
-            )
-        raise RunError(f"shard {attempt.task.index} hit an error in this program:\n{message}")
-
-    def _retry(self, attempt: _Attempt, why: str) -> Lost | _Attempt:
-        if attempt.number == ATTEMPTS:
-            return Lost(attempt.task.index, why)
-        return _Attempt(attempt.task, attempt.number + 1)
+        return attempt.judge(message)
 
 
 def _prepare(module: str) -> None:
@@ -207,19 +141,13 @@ def _no_interrupt() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _idle(pool: list[_Worker], workers: int, make: MakeShard) -> _Worker | None:
+def _idle(pool: list[_Worker], make: MakeShard) -> _Worker:
+    """Return a worker of the pool without work, or a new one."""
     for worker in pool:
         if worker.attempt is None:
             return worker
-    if len(pool) >= workers:
-        return None
     pool.append(_Worker(make))
     return pool[-1]
-
-
-def _next_attempt(tasks: Iterator[Task]) -> _Attempt | None:
-    task = next(tasks, None)
-    return _Attempt(task, 1) if task else None
 
 
 def _serve(connection: Connection, make: MakeShard) -> None:
@@ -229,19 +157,11 @@ def _serve(connection: Connection, make: MakeShard) -> None:
     follow_parent()  # a killed run leaves nobody writing
 
     def say(source: str, tally: Tally) -> None:
-        counts = (tally.inputs, tally.samples, tally.events, len(tally.failures))
-        connection.send((source, counts))
+        connection.send((source, counts_of(tally)))
 
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
-        try:
-            connection.send(make(task, say))
-        except EzsrError as error:
-            connection.send(type(error)(str(error)))
-        except OSError as error:
-            connection.send(OSError(error.errno, error.strerror or str(error)))
-        except Exception:
-            connection.send(traceback.format_exc())
+        connection.send(answer(make, task, say))

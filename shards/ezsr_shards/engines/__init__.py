@@ -1,0 +1,1 @@
+"""Engines that make shards of tasks: each is a small generator of outcomes."""

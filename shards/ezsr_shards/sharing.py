@@ -1,0 +1,126 @@
+"""Sharing: this run's part in making a set; other runs may be making the rest of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+from ezsr_shards.claims import Claims
+from ezsr_shards.engines.outcomes import Done, Lost, Outcome, Task, Working
+from ezsr_shards.errors import RunError, ShardError
+from ezsr_shards.plan import ENGINES, RunOptions, SetPlan, Work
+from ezsr_shards.progress import Counts, Progress
+from ezsr_shards.shardset import ShardRecord, shard_name, sorted_shards
+
+_FIRST_PAUSE_S = 0.2
+
+
+class Share:
+    """The shards that are complete, whoever made them, and those that this run claims.
+
+    records  of all complete shards, by number
+    made     how many of them this run made
+    """
+
+    def __init__(self, plan: SetPlan, claims: Claims) -> None:
+        """Begin with what is complete already."""
+        self.records: dict[int, ShardRecord] = {}
+        self.made = 0
+        self._plan, self._claims = plan, claims
+        self._lost: list[Lost] = []
+        self._looked = 0.0
+        self._look()
+
+    @property
+    def missing(self) -> int:
+        """How many shards nobody has completed yet."""
+        return self._plan.shards - len(self.records)
+
+    def make_missing(self, work: Work, run: RunOptions, judge: Callable[[Counts], None]) -> None:
+        """Make every shard that nobody else makes, and wait for those; raise RunError at losses.
+
+        judge  called with all counts now and then; what it raises ends the work
+        """
+        plan = self._plan
+        first = run.job_id * plan.shards // run.num_jobs
+        order = *range(first, plan.shards), *range(first)
+        with Progress(plan.inputs, plan.noun, self.records, self._claims.held) as progress:
+            self._claims.heart.work = progress.facts
+            pause_s = _FIRST_PAUSE_S
+            while self.missing:
+                made = self.made
+                tasks = self._take(order, work.task_of)
+                engine = ENGINES[run.engine](tasks, work.make, run.workers, work.preload)
+                with closing(engine) as outcomes:
+                    for outcome in outcomes:
+                        self._note(outcome)
+                        progress.show(outcome)
+                        judge(progress.counts)
+                self._stop_if_lost()
+                if self._look() or self.made > made:
+                    pause_s = _FIRST_PAUSE_S
+                elif self.missing:
+                    progress.wait(self._claims.others(), self.missing)
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, self._claims.longest_pause_s)
+
+    def _take(self, order: tuple[int, ...], task_of: Callable[[int], Task]) -> Iterator[Task]:
+        """Claim one missing shard after the other, as the engine asks for them."""
+        for index in order:
+            if index in self.records or not self._claims.take(index):
+                continue
+            record = self._read_complete(index)
+            if record is None:
+                yield task_of(index)
+                continue
+            self.records[index] = record  # completed since the last look, which is old
+            self._claims.release(index)
+            if time.monotonic() - self._looked > self._claims.longest_pause_s:
+                self._look()
+
+    def _note(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Working):
+            return
+        if isinstance(outcome, Done):
+            self.records[outcome.index] = outcome.record
+            self.made += 1
+        else:
+            self._lost.append(outcome)
+        self._claims.release(outcome.index)
+
+    def _stop_if_lost(self) -> None:
+        if not self._lost:
+            return
+        names = ", ".join(shard_name(self._plan.name, loss.index) for loss in self._lost[:5])
+        raise RunError(
+            f"{len(self._lost)} of {self._plan.shards} shards could not be made ({names}): "
+            f"{self._lost[0].why}; what is complete is kept, run the same command again to retry"
+        )
+
+    def _look(self) -> bool:
+        """Take in what is complete in OUT by now; tell whether anything new was."""
+        self._looked, before = time.monotonic(), len(self.records)
+        name, sizes = self._plan.name, self._claims.look()
+        for file in sorted_shards(sizes, name, ".json"):
+            index = int(file.removesuffix(".json")[len(name) + 1 :])
+            if index < self._plan.shards and index not in self.records:
+                record = self._read(index)
+                if record and sizes.get(f"{record.name}.tar") == record.size_bytes:
+                    self.records[index] = record
+        return len(self.records) > before
+
+    def _read_complete(self, index: int) -> ShardRecord | None:
+        """Return a shard's record where it is complete in OUT by now."""
+        stem, store = shard_name(self._plan.name, index), self._plan.store
+        record = self._read(index) if store.size(f"{stem}.json") is not None else None
+        return record if record and store.size(f"{stem}.tar") == record.size_bytes else None
+
+    def _read(self, index: int) -> ShardRecord | None:
+        """Return a shard's record; None where it is damaged or of another configuration."""
+        try:
+            file = f"{shard_name(self._plan.name, index)}.json"
+            record = ShardRecord.read(self._plan.store, file)
+        except ShardError:  # the shard is made again
+            return None
+        return record if record.config_hash == self._plan.config_hash else None

@@ -17,16 +17,9 @@ FORBIDDEN = {
 }
 INSIDE_SHARDS = [
     *("cli", "report.page", "report.figures", "report.sections", "report.gallery"),
-    *(
-        "report.survey",
-        "report.stored",
-        "importer",
-        "datasets",
-        "making",
-        "progress",
-        "backends",
-        "tally",
-    ),
+    *("report.survey", "report.stored", "repair", "status", "importer", "datasets", "making"),
+    *("sharing", "progress", "output", "claims", "beats", "plan"),
+    *("engines.ray_cluster", "engines.local", "engines.outcomes", "tally"),
     *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),
 ]
 INSIDE_SYNTH = ["cli", "estimate", "run", "work", "simulate", "kernels"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from ezsr_shards.beats import Lookout
 from ezsr_shards.command import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -22,10 +25,18 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.datasets import DATA_SETS
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
-from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError, ShardError
+from ezsr_shards.errors import (
+    ConfigError,
+    EzsrError,
+    InputError,
+    OutputError,
+    ShardError,
+    check_number,
+)
 from ezsr_shards.formats.raw import Convention
 from ezsr_shards.importer import ImportOptions, import_recordings
 from ezsr_shards.making import RunOptions, summarize
+from ezsr_shards.repair import repair
 from ezsr_shards.report.page import ReportOptions, write_report
 from ezsr_shards.sample import Sample, decode_jpeg
 from ezsr_shards.shardset import (
@@ -35,6 +46,7 @@ from ezsr_shards.shardset import (
     read_config,
     read_records,
 )
+from ezsr_shards.status import describe_status, look_at
 from ezsr_shards.store import LocalStore, Place, Store, open_store
 from ezsr_shards.verify import iterate_samples, verify
 
@@ -63,6 +75,7 @@ def build_parser() -> ArgumentParser:
     commands = parser.add_subcommands(dest="command")
     for command, text in (
         ("info", "print counts and sizes"),
+        ("status", "print what runs have done, are doing, and will need"),
         ("verify", "check everything; name the first fault"),
         ("view", "draw a contact sheet (PNG), or one sample moving (GIF)"),
         ("report", "write one HTML page of everything, to look at without a network"),
@@ -71,6 +84,13 @@ def build_parser() -> ArgumentParser:
         one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
         if command == "view":
             one.add_class_arguments(ViewOptions, None)
+        if command == "status":
+            one.add_argument("--json", action="store_true", help="print JSON, for programs")
+            one.add_argument(
+                "--watch", type=float, default=0.0, help="look again every so many seconds"
+            )
+        if command == "verify":
+            one.add_argument("--repair", action="store_true", help=_REPAIR_TEXT)
         if command == "report":
             one.add_class_arguments(ReportOptions, None)
         commands.add_subcommand(command, use_hyphens(one), help=text)
@@ -90,6 +110,7 @@ def _import_parser() -> ArgumentParser:
     return one
 
 
+_REPAIR_TEXT = "remove whatever is broken, so that a rerun makes exactly that again"
 _IMPORT_TEXT = "turn recordings of real event cameras into a shard set"
 _IMPORT_FLAGS = {
     "swap_xy": "exchange x and y, where a recording's convention differs from the default",
@@ -107,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_arguments(build_parser(), argv)
         if options.command is None:
             raise ConfigError(
-                "give a command: info, verify, view, report or import (see ezsr-shards --help)"
+                f"give a command: {', '.join(_COMMANDS)} or import (see ezsr-shards --help)"
             )
         arguments = options[options.command]
         if options.command == "import":
             say(_import(arguments))
             return 0
-        command = {"info": _info, "verify": _verify, "view": _view, "report": _report}
-        say(command[options.command](open_store(arguments.folder), arguments))
+        command = _COMMANDS[options.command]
+        say(command(open_store(arguments.folder), arguments))
         return 0
     except EzsrError as error:
         print(f"ezsr-shards: {error}", file=sys.stderr)
@@ -132,7 +153,7 @@ def _import(options: Any) -> str:
     axes = ("swap_xy", "flip_x", "flip_y", "invert_polarity")
     convention = Convention(**{name: options[name] for name in axes})
     chosen = ImportOptions(**{name: options[name] for name in names}, convention=convention)
-    run = RunOptions(options.workers, options.max_failures, options.overwrite)
+    run = RunOptions(**{name: options[name] for name in RunOptions.__dataclass_fields__})
     report = import_recordings(options.format, options.root, options.out, chosen, run)
     return summarize(report, options.out, "recordings")
 
@@ -178,7 +199,28 @@ def describe(place: Place) -> str:
     return "\n".join(f"{name:12}{value}" for name, value in lines)
 
 
+def _status(store: Store, options: Any) -> str:
+    check_number("watch", options.watch, 0.0, 86_400.0)
+    lookout = Lookout(store)
+    while True:
+        status = look_at(store, lookout)
+        text = json.dumps(status.facts()) if options.json else describe_status(status)
+        if not options.watch or status.complete == status.shards:
+            return text
+        say(text)
+        time.sleep(options.watch)
+
+
 def _verify(store: Store, options: Any) -> str:
+    if options.repair:
+        removed = repair(store)
+        for one in removed:
+            say(f"removed {one}")
+        if removed:
+            raise ShardError(
+                f"{store.url}: was broken and is incomplete now; run the command that made it "
+                f"again, which makes exactly what is missing"
+            )
     found = verify(store)
     return (
         f"{store.url}: {found.samples} samples with {found.events} events in {found.shards} shards "
@@ -225,6 +267,14 @@ def _report(store: Store, options: Any) -> str:
 def _title(sample: Sample) -> str:
     return sample.caption or str(sample.meta.get("class_name") or sample.key)
 
+
+_COMMANDS = {
+    "info": _info,
+    "status": _status,
+    "verify": _verify,
+    "view": _view,
+    "report": _report,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

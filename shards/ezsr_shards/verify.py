@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from ezsr_shards.errors import EzsrError, ShardError
@@ -52,16 +52,25 @@ def verify(place: Place) -> Verified:
     labels = {entry.index for entry in read_classes(store)[0]}
     keys: set[int] = set()
     for record in records:
-        _check_tar(store, record)
-        try:
-            _check_samples(store, record, labels, keys)
-        except EzsrError as error:
-            raise ShardError(f"{record.name}.tar: {error}") from error
+        check_shard(store, record, labels, keys)
     return Verified(
         shards=len(records),
         samples=sum(record.samples for record in records),
         events=sum(record.events for record in records),
     )
+
+
+def check_shard(store: Store, record: ShardRecord, labels: Container[int], keys: set[int]) -> None:
+    """Check a shard's tar against its record, and every sample; raise ShardError.
+
+    labels  that samples may have
+    keys    hashes of the keys of other shards, to which this shard's are added
+    """
+    _check_tar(store, record)
+    try:
+        _check_samples(store, record, labels, keys)
+    except EzsrError as error:
+        raise ShardError(f"{record.name}.tar: {error}") from error
 
 
 def _check_whole(store: Store, config: dict[str, object], records: list[ShardRecord]) -> None:
@@ -74,6 +83,20 @@ def _check_whole(store: Store, config: dict[str, object], records: list[ShardRec
         raise ShardError(
             f"{INDEX_FILE} is missing: the run did not end well; run ezsr-synth again, it says why"
         )
+    check_index(store, records)
+    for record in records:
+        if record.config_hash != config.get("config_hash"):
+            raise ShardError(f"{record.name}.json: made with another configuration than the set's")
+    if CLASSES_FILE not in there:
+        raise ShardError(f"{CLASSES_FILE} is missing")
+    known = {f"{record.name}.tar" for record in records}
+    tars = set(sorted_shards(there, str(config.get("name")), ".tar"))
+    if tars - known:
+        raise ShardError(f"{min(tars - known)}: has no record, so it belongs to no finished run")
+
+
+def check_index(store: Store, records: list[ShardRecord]) -> None:
+    """Raise ShardError unless the index lists what the records say."""
     try:
         listed = {
             entry["url"]: (entry["nsamples"], entry["filesize"], entry["sha256"])
@@ -89,15 +112,6 @@ def _check_whole(store: Store, config: dict[str, object], records: list[ShardRec
     if listed != recorded:
         differing = sorted(set(listed.items()) ^ set(recorded.items()))[0][0]
         raise ShardError(f"{INDEX_FILE} and the record of {differing} disagree")
-    for record in records:
-        if record.config_hash != config.get("config_hash"):
-            raise ShardError(f"{record.name}.json: made with another configuration than the set's")
-    if CLASSES_FILE not in there:
-        raise ShardError(f"{CLASSES_FILE} is missing")
-    known = {f"{record.name}.tar" for record in records}
-    tars = set(sorted_shards(there, str(config.get("name")), ".tar"))
-    if tars - known:
-        raise ShardError(f"{min(tars - known)}: has no record, so it belongs to no finished run")
 
 
 def _check_tar(store: Store, record: ShardRecord) -> None:
@@ -115,7 +129,9 @@ def _check_tar(store: Store, record: ShardRecord) -> None:
         raise ShardError(f"{name}: its sha256 is not the recorded one; the file was changed")
 
 
-def _check_samples(store: Store, record: ShardRecord, labels: set[int], keys: set[int]) -> None:
+def _check_samples(
+    store: Store, record: ShardRecord, labels: Container[int], keys: set[int]
+) -> None:
     samples = events = on_events = 0
     found_labels: dict[str, int] = {}
     for sample in _samples_of(store, f"{record.name}.tar"):
@@ -137,7 +153,7 @@ def _check_samples(store: Store, record: ShardRecord, labels: set[int], keys: se
         raise ShardError(f"holds (samples, events, ON events) {found}, its record says {said}")
 
 
-def _check_sample(sample: Sample, labels: set[int]) -> None:
+def _check_sample(sample: Sample, labels: Container[int]) -> None:
     try:
         sample.events.check()
     except ShardError as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from itertools import chain
 
 from ezsr_shards.claims import Claims
 from ezsr_shards.engines.outcomes import Done, Lost, Outcome, Task, Working
 from ezsr_shards.errors import RunError, ShardError
 from ezsr_shards.plan import ENGINES, RunOptions, SetPlan, Work
 from ezsr_shards.progress import Counts, Progress
-from ezsr_shards.shardset import ShardRecord, shard_name, sorted_shards
+from ezsr_shards.shardset import CONFIG_FILE, ShardRecord, read_json, shard_name, sorted_shards
 
 _FIRST_PAUSE_S = 0.2
 
@@ -50,9 +51,7 @@ class Share:
             pause_s = _FIRST_PAUSE_S
             while self.missing:
                 made = self.made
-                tasks = self._take(order, work.task_of)
-                engine = ENGINES[run.engine](tasks, work.make, run.workers, work.preload)
-                with closing(engine) as outcomes:
+                with closing(self._outcomes(order, work, run)) as outcomes:
                     for outcome in outcomes:
                         self._note(outcome)
                         progress.show(outcome)
@@ -65,6 +64,17 @@ class Share:
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, self._claims.longest_pause_s)
 
+    def _outcomes(
+        self, order: tuple[int, ...], work: Work, run: RunOptions
+    ) -> Generator[Outcome, None, None]:
+        """Let the engine make what can be claimed; it is not even started where nothing can."""
+        tasks = self._take(order, work.task_of)
+        for task in tasks:
+            claimed = chain([task], tasks)
+            engine = ENGINES[run.engine](claimed, work.make, run.workers, work.preload)
+            with closing(engine):
+                yield from engine
+
     def _take(self, order: tuple[int, ...], task_of: Callable[[int], Task]) -> Iterator[Task]:
         """Claim one missing shard after the other, as the engine asks for them."""
         for index in order:
@@ -72,12 +82,22 @@ class Share:
                 continue
             record = self._read_complete(index)
             if record is None:
+                self._check_configuration()
                 yield task_of(index)
                 continue
             self.records[index] = record  # completed since the last look, which is old
             self._claims.release(index)
             if time.monotonic() - self._looked > self._claims.longest_pause_s:
                 self._look()
+
+    def _check_configuration(self) -> None:
+        """Raise RunError if OUT was begun anew, while this run slept and was taken for dead."""
+        store = self._plan.store
+        if read_json(store, CONFIG_FILE).get("config_hash") != self._plan.config_hash:
+            raise RunError(
+                f"OUT {store.url}: another run has begun it anew with another configuration; give "
+                f"another folder"
+            )
 
     def _note(self, outcome: Outcome) -> None:
         if isinstance(outcome, Working):

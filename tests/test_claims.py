@@ -18,7 +18,7 @@ from conftest import smooth_picture, write_picture
 
 from ezsr_shards.beats import Beat, Lookout, beat_name, find_beats
 from ezsr_shards.claims import Claims
-from ezsr_shards.errors import ConfigError, OutputError
+from ezsr_shards.errors import ConfigError, OutputError, RunError
 from ezsr_shards.plan import RunOptions
 from ezsr_shards.shardset import encode_json
 from ezsr_shards.store import LocalStore
@@ -313,3 +313,16 @@ def test_a_clock_that_goes_backwards_changes_nothing(
 def test_options_that_make_no_sense(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RunOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_run_that_slept_while_others_began_anew_ends(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin_anew(*_: object) -> None:
+        (tmp_path / "config.json").write_text('{"config_hash": "another", "name": "events"}')
+
+    monkeypatch.setattr("ezsr_shards.making._Judge.__call__", begin_anew)
+    with pytest.raises(RunError, match="begun it anew with another configuration"):
+        synthesize(str(pictures), tmp_path, CONFIG, SOURCE, QUICK)
+    assert len(list(tmp_path.glob("*.tar"))) <= 2
+    assert traces(tmp_path) == []

@@ -10,7 +10,7 @@ import sys
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from ezsr_shards.making import available_cpus
+from ezsr_shards.process import available_cpus
 from ezsr_synth import work
 from ezsr_synth.kernels import compile_start, fire_events
 from ezsr_synth.reduce import compile_reduction

@@ -23,7 +23,7 @@ from jsonargparse import ArgumentParser
 
 from ezsr_shards.command import exit_code_of, parse_arguments, say, use_hyphens
 from ezsr_shards.errors import ConfigError, EzsrError, check_number
-from ezsr_shards.making import available_cpus
+from ezsr_shards.process import available_cpus
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.presets import CAMERAS, MOTIONS
 from ezsr_synth.run import synthesize

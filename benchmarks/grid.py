@@ -26,9 +26,8 @@ from machine import describe_machine
 from scoring import score_encoder
 
 from ezsr_shards.errors import ConfigError, EzsrError, RunError, check_number
-from ezsr_shards.making import RUNS_FILE, available_cpus
-from ezsr_shards.process import follow_parent
-from ezsr_shards.shardset import CONFIG_FILE, read_json
+from ezsr_shards.process import available_cpus, follow_parent
+from ezsr_shards.shardset import CONFIG_FILE, RUNS_FILE, read_json
 from ezsr_train.checkpoint import list_checkpoints
 from ezsr_train.config import TrainConfig
 from ezsr_train.loop import ENCODER_FILE, train

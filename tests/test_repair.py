@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -77,6 +78,24 @@ def test_what_cannot_be_repaired_is_left_alone(picture_folder: Path, tmp_path: P
     assert {**set_bytes(out), "config.json": ""} == {**whole, "config.json": ""}
     with pytest.raises(OutputError, match=r"no config\.json"):
         repair(tmp_path)
+
+
+def test_what_cannot_be_read_now_is_not_taken_for_broken(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    synthesize(str(picture_folder), out, CONFIG, SOURCE, QUICK)
+    whole = set_bytes(out)
+
+    def fail(self: LocalStore, name: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    for method in ("open", "read"):
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, method, fail)
+            with pytest.raises(ShardError, match="Input/output error"):
+                repair(out)
+        assert set_bytes(out) == whole
 
 
 def test_the_command_says_what_it_did(

@@ -65,10 +65,18 @@ def _repair_shards(store: Store, name: str, shards: int, config_hash: str) -> li
                 raise ShardError("keys of another shard are in it")
             keys |= of_shard
         except ShardError as error:
+            _stop_if_unreadable(error)
             for suffix in (".json", ".tar"):  # the record first: without one, nothing is complete
                 store.delete(stem + suffix)
             removed.append(f"{stem}, tar and record: {error}")
     return removed
+
+
+def _stop_if_unreadable(error: ShardError) -> None:
+    """Raise what only says that a file cannot be read now: it may be whole."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        raise error
 
 
 def _repair_lists(store: Store, name: str) -> list[str]:
@@ -80,10 +88,12 @@ def _repair_lists(store: Store, name: str) -> list[str]:
         if unknown := {label for record in records for label in record.labels} - known:
             raise ShardError(f"lacks label {min(unknown)}")
     except ShardError as error:
+        _stop_if_unreadable(error)
         removed += _remove(store, CLASSES_FILE, error)
     try:
         check_index(store, records)
     except ShardError as error:
+        _stop_if_unreadable(error)
         removed += _remove(store, INDEX_FILE, error)
     return removed
 

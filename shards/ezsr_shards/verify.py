@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from ezsr_shards.errors import EzsrError, ShardError
+from ezsr_shards.errors import EzsrError, ShardError, StoreError
 from ezsr_shards.sample import Sample, decode_jpeg
 from ezsr_shards.shard import read_samples
 from ezsr_shards.shardset import (
@@ -69,6 +69,8 @@ def check_shard(store: Store, record: ShardRecord, labels: Container[int], keys:
     _check_tar(store, record)
     try:
         _check_samples(store, record, labels, keys)
+    except StoreError:  # which says nothing of the shard
+        raise
     except EzsrError as error:
         raise ShardError(f"{record.name}.tar: {error}") from error
 

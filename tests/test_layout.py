@@ -19,10 +19,10 @@ INSIDE_SHARDS = [
     *("cli", "report.page", "report.figures", "report.sections", "report.gallery"),
     *("report.survey", "report.stored", "repair", "status", "importer", "datasets", "making"),
     *("sharing", "progress", "output", "claims", "beats", "plan"),
-    *("engines.ray_cluster", "engines.local", "engines.outcomes", "tally"),
+    *("engines.ray_cluster", "engines.local", "engines.outcomes", "engines.forks", "tally"),
     *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),
 ]
-INSIDE_SYNTH = ["cli", "estimate", "run", "work", "simulate", "kernels"]
+INSIDE_SYNTH = ["start", "cli", "estimate", "run", "work", "simulate", "kernels"]
 INSIDE_TRAIN = [
     *("cli_evaluate", "cli", "loop", "heatmap", "recognition", "report", "export", "classify"),
     *("texts", "knn", "checkpoint", "evaluate", "zeroshot", "templates", "step", "monitor"),

@@ -6,12 +6,11 @@ import multiprocessing as mp
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from importlib import import_module
-from multiprocessing import forkserver, resource_tracker
+from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ezsr_shards.engines.forks import FORKS, hold_interrupt, prepare_workers
 from ezsr_shards.engines.outcomes import (
     Attempt,
     MakeShard,
@@ -26,10 +25,6 @@ from ezsr_shards.errors import RunError
 from ezsr_shards.process import available_cpus, follow_parent
 from ezsr_shards.tally import Tally
 
-_FORKS = "forkserver" in mp.get_all_start_methods()
-_PREPARED: set[str] = set()
-"""Modules that workers need not import anew: the first by the process that they are forked from."""
-
 
 def run_local(
     tasks: Iterator[Task], make: MakeShard, workers: int, preload: str | None = None
@@ -38,7 +33,7 @@ def run_local(
     workers = workers or available_cpus()
     pool: list[_Worker] = []
     waiting: deque[Attempt] = deque()
-    _prepare(preload or getattr(make, "func", make).__module__)
+    prepare_workers(preload or getattr(make, "func", make).__module__)
     try:
         while True:
             while sum(worker.attempt is not None for worker in pool) < workers:
@@ -68,11 +63,11 @@ class _Worker:
     """A process that makes one shard at a time, and a connection to it."""
 
     def __init__(self, make: MakeShard) -> None:
-        context: Any = mp.get_context("forkserver" if _FORKS else "spawn")
+        context: Any = mp.get_context("forkserver" if FORKS else "spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make), daemon=True)
         try:
-            with nullcontext() if _FORKS else _no_interrupt():
+            with nullcontext() if FORKS else hold_interrupt():
                 self.process.start()
         except (EOFError, OSError) as error:
             raise RunError(
@@ -105,40 +100,6 @@ class _Worker:
             return Working(attempt.task.index, *outcome)
         self.attempt = None
         return attempt.judge(message)
-
-
-def _prepare(module: str) -> None:
-    """Start the process that workers are forked from; it imports `module`, once for them all.
-
-    Where there is none, or it already serves other work, the module is imported here, so that what
-    it leaves on disk is there for the workers.
-    """
-    if module in _PREPARED:
-        return
-    if _FORKS and not _PREPARED:
-        mp.get_context("forkserver").set_forkserver_preload([module])
-        resource_tracker.ensure_running()  # which would let Ctrl-C through again
-        with _no_interrupt():
-            forkserver.ensure_running()
-    else:
-        import_module(module)
-    _PREPARED.add(module)
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts: what it starts inherits that, for good.
-
-    A terminal signals the whole group, and only the parent is to decide how a run ends.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _idle(pool: list[_Worker], make: MakeShard) -> _Worker:

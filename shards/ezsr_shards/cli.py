@@ -1,4 +1,4 @@
-"""ezsr-shards: look at shard sets, check them, and make them of recordings."""
+"""ezsr-shards: look at shard sets, check them, make them of recordings, hand them on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.datasets import DATA_SETS
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
+from ezsr_shards.encodings import ENCODINGS
 from ezsr_shards.errors import ConfigError, EzsrError, InputError, OutputError, ShardError
+from ezsr_shards.export import export_samples
 from ezsr_shards.formats.raw import Convention
 from ezsr_shards.importer import ImportOptions, import_recordings
 from ezsr_shards.making import RunOptions, summarize
@@ -57,7 +59,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser with its subcommands."""
     parser = ArgumentParser(
         prog="ezsr-shards",
-        description="Look at shard sets, check them, and make them of recordings.",
+        description="Look at shard sets, check them, make them of recordings, and hand them on.",
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
@@ -75,6 +77,7 @@ def build_parser() -> ArgumentParser:
             one.add_class_arguments(ReportOptions, None)
         commands.add_subcommand(command, use_hyphens(one), help=text)
     commands.add_subcommand("import", use_hyphens(_import_parser()), help=_IMPORT_TEXT)
+    commands.add_subcommand("export", use_hyphens(_export_parser()), help=_EXPORT_TEXT)
     return parser
 
 
@@ -90,6 +93,17 @@ def _import_parser() -> ArgumentParser:
     return one
 
 
+def _export_parser() -> ArgumentParser:
+    one = ArgumentParser(description=_EXPORT_TEXT, exit_on_error=False)
+    one.add_argument("--format", type=str, required=True, help=", ".join(ENCODINGS))
+    one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
+    one.add_argument("to", metavar="TO", type=str, help="folder for the files; rerun to go on")
+    text = "delete an earlier export in TO and start anew"
+    one.add_argument("--overwrite", action="store_true", help=text)
+    return one
+
+
+_EXPORT_TEXT = "write every sample as a file that other event libraries read"
 _IMPORT_TEXT = "turn recordings of real event cameras into a shard set"
 _IMPORT_FLAGS = {
     "swap_xy": "exchange x and y, where a recording's convention differs from the default",
@@ -107,14 +121,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_arguments(build_parser(), argv)
         if options.command is None:
             raise ConfigError(
-                "give a command: info, verify, view, report or import (see ezsr-shards --help)"
+                "give a command: info, verify, view, report, import or export "
+                "(see ezsr-shards --help)"
             )
         arguments = options[options.command]
         if options.command == "import":
             say(_import(arguments))
             return 0
-        command = {"info": _info, "verify": _verify, "view": _view, "report": _report}
-        say(command[options.command](open_store(arguments.folder), arguments))
+        say(_COMMANDS[options.command](open_store(arguments.folder), arguments))
         return 0
     except EzsrError as error:
         print(f"ezsr-shards: {error}", file=sys.stderr)
@@ -123,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ezsr-shards: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("\nezsr-shards: stopped; an import goes on if repeated", file=sys.stderr)
+        print("\nezsr-shards: stopped; an import or export goes on if repeated", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -220,6 +234,23 @@ def _report(store: Store, options: Any) -> str:
         faults = f"{len(found.faults)} faults, told on the page"
         lines.append(f"{faults}; the first: {found.faults[0]}")
     return "\n".join(lines)
+
+
+def _export(store: Store, options: Any) -> str:
+    report = export_samples(store, options.to, options.format, options.overwrite)
+    return (
+        f"{options.to}: {report.samples} samples with {report.events} events as {options.format}, "
+        f"{report.written} files new"
+    )
+
+
+_COMMANDS = {
+    "info": _info,
+    "verify": _verify,
+    "view": _view,
+    "report": _report,
+    "export": _export,
+}
 
 
 def _title(sample: Sample) -> str:

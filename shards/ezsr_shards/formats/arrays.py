@@ -55,7 +55,7 @@ def decode_npz(data: bytes) -> RawEvents:
             wanted = ["event_data"] if "event_data" in members else list(members)
             if len(wanted) > 1:
                 wanted = list(_found_names(members).values())
-            arrays = {name: _decode_member(archive, members[name]) for name in wanted}
+            arrays = {n: _decode_member(archive, members[n], len(data)) for n in wanted}
     except RecordingError:
         raise
     except Exception as error:  # zip and npy readers raise almost anything on hostile bytes
@@ -65,15 +65,19 @@ def decode_npz(data: bytes) -> RawEvents:
     return raw_from_columns(arrays)
 
 
-def _decode_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _decode_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, size_bytes: int
+) -> npt.NDArray[Any]:
     if info.file_size > MAX_FILE_BYTES:
         raise RecordingError("too-large", f"{info.filename[:50]} claims {info.file_size} bytes")
     with archive.open(info) as stream:
-        return decode_npy(stream)
+        return decode_npy(stream, size_bytes)
 
 
-def decode_npy(stream: IO[bytes]) -> npt.NDArray[Any]:
+def decode_npy(stream: IO[bytes], size_bytes: int | None = None) -> npt.NDArray[Any]:
     """Read one array from the `.npy` bytes of a stream, no more of it than its events can fill.
+
+    size_bytes  of the compressed file that the stream unfolds from, if any
 
     Raises RecordingError: "unreadable", "forbidden-pickle", "too-many-events", "truncated".
     """
@@ -83,7 +87,9 @@ def decode_npy(stream: IO[bytes]) -> npt.NDArray[Any]:
     count = math.prod(shape)
     if not 0 < dtype.itemsize <= MAX_BYTES_PER_EVENT:
         raise RecordingError("wrong-columns", f"{dtype.itemsize} bytes an item")
-    check_count(shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count)
+    check_count(
+        shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count, size_bytes
+    )
     data = stream.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:
         raise RecordingError("truncated", f"{len(data)} of {count * dtype.itemsize} bytes")

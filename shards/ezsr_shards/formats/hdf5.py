@@ -74,7 +74,7 @@ def read_dataset(file: Any, name: str) -> npt.NDArray[Any]:
         raise RecordingError("unreadable", f"{name} lies in another file")
     if dataset.dtype.itemsize > MAX_BYTES_PER_EVENT:
         raise RecordingError("wrong-columns", f"{name} has {dataset.dtype.itemsize} bytes an item")
-    check_count(int(dataset.size))
+    check_count(int(dataset.size), file.id.get_filesize())
     _check_codec(name, dataset)
     return np.asarray(dataset[()])
 

@@ -85,9 +85,9 @@ def _variables(data: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
             raise RecordingError("truncated", f"an element of {size} bytes ends beyond the file")
         found = None
         if kind == _COMPRESSED:
-            found = _matrix(_Inflating(data[start + 8 : end]), order)
+            found = _matrix(_Inflating(data[start + 8 : end]), order, len(data))
         elif kind == _MATRIX:
-            found = _matrix(io.BytesIO(data[start:end]), order)
+            found = _matrix(io.BytesIO(data[start:end]), order, len(data))
         if found:
             yield found
         start = end if kind == _COMPRESSED else end + -size % 8
@@ -107,7 +107,9 @@ class _Inflating:
         return found
 
 
-def _matrix(stream: _Stream, order: str) -> tuple[str, npt.NDArray[Any]] | None:
+def _matrix(
+    stream: _Stream, order: str, size_bytes: int
+) -> tuple[str, npt.NDArray[Any]] | None:
     """Return name and numbers of a matrix: flags, shape, name, numbers; None if unwanted."""
     kind, _ = struct.unpack(f"{order}II", stream.read(8))
     if kind != _MATRIX:
@@ -122,7 +124,7 @@ def _matrix(stream: _Stream, order: str) -> tuple[str, npt.NDArray[Any]] | None:
     if name not in _WANTED:
         return None
     count = math.prod(np.frombuffer(sides, f"{order}i4").tolist())
-    check_count(count)
+    check_count(count, size_bytes)
     stored, numbers = _element(stream, order, 8 * count)
     column = np.frombuffer(numbers, order + _STORED[stored])
     if len(column) != count:

@@ -77,12 +77,16 @@ def recorded(folder: Path, count: int = 300) -> list[Columns]:
 
 def aer40(c: Columns) -> Seed:
     packed = (p << 23 | t for _, _, t, p in c.rows())
-    events = (struct.pack(">BBI", x, y, w) for (x, y, _, _), w in zip(c.rows(), packed))
+    events = (
+        struct.pack(">BBI", x, y, w) for (x, y, _, _), w in zip(c.rows(), packed, strict=True)
+    )
     return Seed((b"".join(event[:2] + event[3:] for event in events),))
 
 
 def dvs128(c: Columns) -> Seed:
-    return Seed((JAER_HEADER, aedat2(*((y << 8 | x << 1 | p, t) for x, y, t, p in c.rows()), header=b"")))
+    return Seed(
+        (JAER_HEADER, aedat2(*((y << 8 | x << 1 | p, t) for x, y, t, p in c.rows()), header=b""))
+    )
 
 
 def davis346(c: Columns) -> Seed:
@@ -108,7 +112,9 @@ def evt3(c: Columns) -> Seed:
             high = t >> 12
             words.append(8 << 12 | high)
         words += [6 << 12 | t & 0xFFF, y]
-        words += [3 << 12 | p << 11 | x, 4 << 12 | 0x801] if n % 10 == 0 else [2 << 12 | p << 11 | x]
+        words += (
+            [3 << 12 | p << 11 | x, 4 << 12 | 0x801] if n % 10 == 0 else [2 << 12 | p << 11 | x]
+        )
     return Seed((EVT3, struct.pack(f"<{len(words)}H", *words)))
 
 
@@ -124,13 +130,19 @@ def aedat4(c: Columns) -> list[Seed]:
         return aedat4_file(*((0, zstd_stored(part)) for part in parts), compression=3)
 
     whole = plain(packets)
-    made = [Seed(tuple(packets), plain), Seed(tuple(packets), stored), Seed((whole[:500], whole[500:]))]
+    made = [
+        Seed(tuple(packets), plain),
+        Seed(tuple(packets), stored),
+        Seed((whole[:500], whole[500:])),
+    ]
     with suppress(ImportError):
         import lz4.frame
         import zstandard
 
         def by(pack: Callable[[bytes], bytes], number: int) -> Join:
-            return lambda parts: aedat4_file(*((0, pack(part)) for part in parts), compression=number)
+            return lambda parts: aedat4_file(
+                *((0, pack(part)) for part in parts), compression=number
+            )
 
         for pack, number in ((lz4.frame.compress, 1), (zstandard.compress, 3)):
             made.append(Seed(tuple(packets), by(pack, number)))
@@ -164,7 +176,12 @@ def npy(c: Columns) -> list[Seed]:
 
 def npz(c: Columns) -> list[Seed]:
     """Columns, N-ImageNet's records, and the archive itself as bytes."""
-    columns = {"x": c.x.astype("u2"), "y": c.y.astype("u2"), "t": c.t.astype("u4"), "p": c.p.astype("u1")}
+    columns = {
+        "x": c.x.astype("u2"),
+        "y": c.y.astype("u2"),
+        "t": c.t.astype("u4"),
+        "p": c.p.astype("u1"),
+    }
     packed = records(c, [("x", "<u2"), ("y", "<u2"), ("t", "<u4"), ("p", "?")])
     return [
         Seed(tuple(map(npy_bytes, columns.values())), zip_of(*columns)),
@@ -243,7 +260,12 @@ def bullying10k(c: Columns) -> list[Seed]:
 
 def shard(c: Columns) -> list[Seed]:
     """Our own tars, as numpy and tarfile write them."""
-    columns = {"x": c.x.astype("u1"), "y": c.y.astype("u1"), "t": c.t.astype("<u4"), "p": c.p.astype("u1")}
+    columns = {
+        "x": c.x.astype("u1"),
+        "y": c.y.astype("u1"),
+        "t": c.t.astype("<u4"),
+        "p": c.p.astype("u1"),
+    }
     order = np.lexsort((c.x, c.y, c.t))
     arrays = tuple(npy_bytes(column[order]) for column in columns.values())
     facts = (
@@ -254,7 +276,12 @@ def shard(c: Columns) -> list[Seed]:
     def join(parts: Sequence[bytes]) -> bytes:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as tar:
-            members = {"events.npz": zip_of(*columns)(parts[:4]), "json": parts[4], "txt": b"three", "cls": b"3"}
+            members = {
+                "events.npz": zip_of(*columns)(parts[:4]),
+                "json": parts[4],
+                "txt": b"three",
+                "cls": b"3",
+            }
             for extension, data in members.items():
                 info = tarfile.TarInfo(f"key.{extension}")
                 info.size = len(data)

@@ -40,8 +40,34 @@ LIMIT_BYTES = 512 << 20
 BATCH = 500
 _SHOWN = 20
 _ENDINGS = (signal.SIGALRM, signal.SIGPROF)
-_NUMBERS = (0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
-_TEXTS = (b"0", b"-1", b"3", b"99999", b"200000001", b"4294967296", b"9" * 30, b"nan", b"1e400", b"")
+_NUMBERS = (
+    0,
+    1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    65535,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+)
+_TEXTS = (
+    b"0",
+    b"-1",
+    b"3",
+    b"99999",
+    b"200000001",
+    b"4294967296",
+    b"9" * 30,
+    b"nan",
+    b"1e400",
+    b"",
+)
 
 
 @dataclass(frozen=True)
@@ -72,31 +98,81 @@ def _streams(path: Path) -> list[EventStream]:
     return [sample.events for sample in read_shard(path)]
 
 
-_DTYPES = (b"'|O'", b"'<f2'", b"'>u4'", b"'<i8'", b"'?'", b"'<f8'", b"'S9'", b"'<u2'", b"'<M8[us]'", b"'V8'")
+_DTYPES = (
+    b"'|O'",
+    b"'<f2'",
+    b"'>u4'",
+    b"'<i8'",
+    b"'?'",
+    b"'<f8'",
+    b"'S9'",
+    b"'<u2'",
+    b"'<M8[us]'",
+    b"'V8'",
+)
 FORMATS = {
     "aer40": Format(".bin", _as("n-mnist", (240, 240)), corpus.aer40),
-    "aedat2-dvs128": Format(".aedat", _as("cifar10-dvs"), corpus.dvs128, words=(b"#!AER-DAT2.0", b"\r\n")),
-    "aedat2-davis346": Format(".aedat", _as("paf"), corpus.davis346, words=(b"#End Of ASCII Header\r\n",)),
+    "aedat2-dvs128": Format(
+        ".aedat", _as("cifar10-dvs"), corpus.dvs128, words=(b"#!AER-DAT2.0", b"\r\n")
+    ),
+    "aedat2-davis346": Format(
+        ".aedat", _as("paf"), corpus.davis346, words=(b"#End Of ASCII Header\r\n",)
+    ),
     "aedat4": Format(
         ".aedat4",
         _as("aedat4"),
         corpus.aedat4,
-        words=(b"EVTS", b"TRIG", b"IOHE", b"sizeX", b"<attr", b"</node>", b"<!DOCTYPE a [<!ENTITY b 'c'>]>"),
+        words=(
+            b"EVTS",
+            b"TRIG",
+            b"IOHE",
+            b"sizeX",
+            b"<attr",
+            b"</node>",
+            b"<!DOCTYPE a [<!ENTITY b 'c'>]>",
+        ),
     ),
-    "evt2": Format(".raw", _as("evt"), corpus.evt2, words=(b"% evt 3.0\n", b"% end\n", b"% geometry 0x0\n")),
-    "evt3": Format(".raw", _as("evt"), corpus.evt3, words=(b"% evt 2.0\n", b"endianness=big", b"width=")),
+    "evt2": Format(
+        ".raw", _as("evt"), corpus.evt2, words=(b"% evt 3.0\n", b"% end\n", b"% geometry 0x0\n")
+    ),
+    "evt3": Format(
+        ".raw", _as("evt"), corpus.evt3, words=(b"% evt 2.0\n", b"endianness=big", b"width=")
+    ),
     "npy": Format(".npy", _as("npy", (640, 480)), corpus.npy, words=_DTYPES),
-    "npz": Format(".npz", _as("npz", (640, 480)), corpus.npz, words=(*_DTYPES, b"PK\1\2", b"PK\5\6", b"PK\6\6")),
+    "npz": Format(
+        ".npz",
+        _as("npz", (640, 480)),
+        corpus.npz,
+        words=(*_DTYPES, b"PK\1\2", b"PK\5\6", b"PK\6\6"),
+    ),
     "mat": Format(".mat", _as("ucf101-dvs"), corpus.mat, words=(b"ts", b"pol", b"MI", b"IM")),
-    "mat73": Format(".mat", _as("ucf101-dvs"), corpus.mat73, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")),
-    "hdf5": Format(".h5", _as("hdf5", (640, 480)), corpus.hdf5, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")),
+    "mat73": Format(
+        ".mat", _as("ucf101-dvs"), corpus.mat73, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")
+    ),
+    "hdf5": Format(
+        ".h5", _as("hdf5", (640, 480)), corpus.hdf5, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")
+    ),
     "bullying10k": Format(
         ".npy",
         _as("bullying10k"),
         corpus.bullying10k,
-        words=(b"numpy\n", b"cos\nsystem\n", b"q\x00", b"(", b"K", b"tR", b"b.", b"h\x00", b"i8", b"O8", b"V"),
+        words=(
+            b"numpy\n",
+            b"cos\nsystem\n",
+            b"q\x00",
+            b"(",
+            b"K",
+            b"tR",
+            b"b.",
+            b"h\x00",
+            b"i8",
+            b"O8",
+            b"V",
+        ),
     ),
-    "shard": Format(".tar", _streams, corpus.shard, (EzsrError,), (b"null", b"[", b"{", b"key.", b"\x00" * 512)),
+    "shard": Format(
+        ".tar", _streams, corpus.shard, (EzsrError,), (b"null", b"[", b"{", b"key.", b"\x00" * 512)
+    ),
 }
 
 
@@ -128,7 +204,11 @@ def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other
     at = _place(rng, len(data))
     kind = int(rng.integers(0, 9))
     if kind == 0:  # a bit
-        return data[:at] + bytes([(data[at] if data else 0) ^ 1 << int(rng.integers(0, 8))]) + data[at + 1 :]
+        return (
+            data[:at]
+            + bytes([(data[at] if data else 0) ^ 1 << int(rng.integers(0, 8))])
+            + data[at + 1 :]
+        )
     if kind == 1:
         return data[:at]
     if kind == 2:  # a count, an offset, a size
@@ -142,7 +222,9 @@ def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other
         found = list(re.finditer(rb"-?\d+", data[:4096]))
         if found:
             one = found[int(rng.integers(0, len(found)))]
-            return data[: one.start()] + _TEXTS[int(rng.integers(0, len(_TEXTS)))] + data[one.end() :]
+            return (
+                data[: one.start()] + _TEXTS[int(rng.integers(0, len(_TEXTS)))] + data[one.end() :]
+            )
     if kind == 4 and words:
         word = words[int(rng.integers(0, len(words)))]
         replaced = len(word) if rng.random() < 0.5 else 0
@@ -155,7 +237,11 @@ def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other
         return data[:end] + data[at:] if rng.random() < 0.5 else data[:at] + data[end:]
     if kind == 7:
         filled = int(rng.integers(1, 64))
-        return data[:at] + bytes([int(rng.choice([0, 0xFF, 0x20, 0x0A]))]) * filled + data[at + filled :]
+        return (
+            data[:at]
+            + bytes([int(rng.choice([0, 0xFF, 0x20, 0x0A]))]) * filled
+            + data[at + filled :]
+        )
     return data[:at] + rng.bytes(int(rng.integers(1, 9))) + data[at + 8 :]
 
 
@@ -203,11 +289,13 @@ def fuzz(name: str, seed: int, numbers: Iterator[int], until: float, save: Path 
         _prove_whole(fmt, seeds, path)
         pending: list[int] = []
         while time.monotonic() < until:
-            pending = pending or [n for n, _ in zip(numbers, range(BATCH))]
+            pending = pending or [n for n, _ in zip(numbers, range(BATCH), strict=False)]
             if not pending:
                 break
-            said, how = _in_child(lambda n: _one(fmt, seeds, (seed, zlib.crc32(name.encode()), n), path), pending)
-            for number, outcome in zip(pending, said):
+            said, how = _in_child(
+                lambda n: _one(fmt, seeds, (seed, zlib.crc32(name.encode()), n), path), pending
+            )
+            for number, outcome in zip(pending, said, strict=False):
                 _count(outcomes, number, outcome)
             done = len(said)
             if how and done < len(pending):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,7 @@ def samples() -> list[Sample]:
     return made
 
 
-def write_set(
-    folder: Path, made: list[Sample], classes: list[ShardClass], shards: int = 2
-) -> Path:
+def write_set(folder: Path, made: list[Sample], classes: list[ShardClass], shards: int = 2) -> Path:
     """A finished shard set of given samples."""
     folder.mkdir(parents=True)
     config = {"name": "events", "shards": shards}
@@ -135,7 +134,7 @@ def read_dsec(path: Path) -> dict[str, np.ndarray]:
         for ms, start in enumerate(starts):  # t[start] >= 1000 * ms, t[start - 1] < 1000 * ms
             assert np.all(t[start : start + 1] >= 1000 * ms)
             assert start == 0 or t[start - 1] < 1000 * ms
-        pieces = [t[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        pieces = [t[a:b] for a, b in pairwise(starts)]
         assert np.array_equal(np.concatenate([*pieces, t[:0]]), t)
         return {name: column[()] for name, column in columns.items()} | {
             "t": t + int(file["t_offset"][()])

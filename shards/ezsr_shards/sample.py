@@ -93,6 +93,7 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
     unfold without end.
     """
     columns: dict[str, npt.NDArray[Any]] = {}
+    most = most_events(len(data))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -100,9 +101,11 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
                 raise ShardError(f"events: members {names}, expected x, y, t, p")
             for name in _COLUMNS:
                 info = archive.getinfo(f"{name}.npy")
-                if info.file_size > 4 * most_events(len(data)) + NPY_HEADER_BYTES:
+                if info.file_size > 4 * most + NPY_HEADER_BYTES:
                     raise ShardError(f"events: column {name} claims {info.file_size} bytes")
                 columns[name] = decode_npy(archive.read(info))
+                if len(columns[name]) > most:
+                    raise ShardError(f"events: {len(columns[name])} in {len(data)} bytes")
     except ShardError:
         raise
     except Exception as error:  # zip and npy readers raise almost anything on hostile bytes

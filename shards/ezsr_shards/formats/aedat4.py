@@ -72,14 +72,17 @@ def read_aedat4(path: Path) -> RawEvents:
     events = np.concatenate([*found, np.zeros(0, _EVENT)])
     if bool(np.any(events["p"] > 1)):
         raise RecordingError("wrong-polarity", f"{events['p'].max()} is neither 0 nor 1")
-    columns = (events[name] for name in "xytp")
-    return RawEvents(*columns, header.width, header.height)
+    x, y, t, p = (events[name] for name in "xytp")
+    return RawEvents(x, y, t, p, header.width, header.height)
 
 
 def _read_header(file: BinaryIO, size: int) -> _Header:
     if file.read(len(_MAGIC)) != _MAGIC:
         raise RecordingError("not-aedat4", f"begins without {_MAGIC[:-2].decode()}")
-    header = _part(file, size, *struct.unpack("<I", file.read(4)), _MAX_HEADER_BYTES)
+    (length,) = struct.unpack("<I", file.read(4))
+    if length > _MAX_HEADER_BYTES:
+        raise RecordingError("unreadable", f"a header of {length} bytes")
+    header = _part(file, size, length)
     compression = _field(header, _COMPRESSION)
     table = _field(header, _DATA_TABLE)
     end = _number(header, "<q", table) if table else -1
@@ -130,7 +133,9 @@ def _packets(
         stream, length = struct.unpack("<II", file.read(8))
         if stream != header.stream:
             if length > size - file.tell():
-                raise RecordingError("truncated", f"a packet of {length} bytes ends beyond the file")
+                raise RecordingError(
+                    "truncated", f"a packet of {length} bytes ends beyond the file"
+                )
             file.seek(length, io.SEEK_CUR)
             continue
         packet = _unpacked(_part(file, size, length), header.compression, left, path)
@@ -141,11 +146,9 @@ def _packets(
         yield events
 
 
-def _part(file: BinaryIO, size: int, length: int, most: int | None = None) -> bytes:
+def _part(file: BinaryIO, size: int, length: int) -> bytes:
     if length > size - file.tell():
         raise RecordingError("truncated", f"a part of {length} bytes ends beyond the file")
-    if most is not None and length > most:
-        raise RecordingError("unreadable", f"a header of {length} bytes, at most {most}")
     return file.read(length)
 
 

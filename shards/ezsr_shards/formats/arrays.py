@@ -87,9 +87,7 @@ def decode_npy(stream: IO[bytes], size_bytes: int | None = None) -> npt.NDArray[
     count = math.prod(shape)
     if not 0 < dtype.itemsize <= MAX_BYTES_PER_EVENT:
         raise RecordingError("wrong-columns", f"{dtype.itemsize} bytes an item")
-    check_count(
-        shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count, size_bytes
-    )
+    check_count(shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count, size_bytes)
     data = stream.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:
         raise RecordingError("truncated", f"{len(data)} of {count * dtype.itemsize} bytes")

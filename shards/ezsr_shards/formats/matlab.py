@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.formats.arrays import NAMES, raw_from_columns
-from ezsr_shards.formats.hdf5 import open_hdf5, read_dataset
+from ezsr_shards.formats.hdf5 import is_inside, open_hdf5, read_dataset
 from ezsr_shards.formats.raw import RawEvents, RecordingError
 from ezsr_shards.formats.reading import check_count, read_bytes
 
@@ -43,7 +43,7 @@ def read_mat(path: Path) -> RawEvents:
     if not data.startswith(_VERSION_7_3):
         return decode_mat(data)
     with open_hdf5(path) as file:
-        known = [name for name in _WANTED if name in file]
+        known = [name for name in _WANTED if is_inside(file, name)]
         columns = {name: read_dataset(file, name) for name in known}
     return _raw_from_variables(columns)
 
@@ -107,9 +107,7 @@ class _Inflating:
         return found
 
 
-def _matrix(
-    stream: _Stream, order: str, size_bytes: int
-) -> tuple[str, npt.NDArray[Any]] | None:
+def _matrix(stream: _Stream, order: str, size_bytes: int) -> tuple[str, npt.NDArray[Any]] | None:
     """Return name and numbers of a matrix: flags, shape, name, numbers; None if unwanted."""
     kind, _ = struct.unpack(f"{order}II", stream.read(8))
     if kind != _MATRIX:

@@ -235,7 +235,7 @@ def hdf5(c: Columns, userblock: bytes = b"") -> list[Seed]:
                 if not userblock:
                     file["t_offset"] = np.int64(5)
             data = buffer.getvalue()
-            made.append(Seed((userblock, data[:2048], data[2048:])))
+            made.append(Seed((userblock + data[:2048], data[2048:])))
     if not userblock:
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:

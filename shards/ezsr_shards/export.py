@@ -117,8 +117,8 @@ def _describe(store: Store, format: str) -> dict[str, Any]:
     config = read_config(store)
     if store.size(INDEX_FILE) is None:
         raise OutputError(
-            f"{store.url}: has no {INDEX_FILE}, so it is not complete; run the command that makes it "
-            f"again, then export"
+            f"{store.url}: has no {INDEX_FILE}, so it is not complete; run the command that makes "
+            f"it again, then export"
         )
     records = read_records(store, str(config.get("name")))
     digest = hashlib.sha256("".join(f"{one.name} {one.sha256}\n" for one in records).encode())

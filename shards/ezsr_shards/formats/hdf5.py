@@ -40,7 +40,8 @@ def read_hdf5(path: Path) -> RawEvents:
     files, parts that were never written, which would read as zeros, and chunks that unfold beyond
     what they say. What other codecs than gzip unfold to is left to them.
     Raises RecordingError: "unreadable", "needs-codec", "wrong-columns", "truncated",
-    "too-many-events" and others; ConfigError without h5py. Source: dsec.ifi.uzh.ch, data format; docs.prophesee.ai, HDF5 event files.
+    "too-many-events" and others; ConfigError without h5py.
+    Source: dsec.ifi.uzh.ch, data format; docs.prophesee.ai, HDF5 event files.
     """
     with open_hdf5(path) as file:
         place = next((name for name in _GROUPS if is_inside(file, name)), "/")
@@ -117,7 +118,9 @@ def _check_chunks(name: str, dataset: Any, most: int) -> None:
     """Raise RecordingError where chunks are missing, or unfold to more bytes than they may."""
     found: list[Any] = []
     dataset.id.chunk_iter(found.append)
-    wanted = math.prod(-(-side // step) for side, step in zip(dataset.shape, dataset.chunks))
+    wanted = math.prod(
+        -(-side // step) for side, step in zip(dataset.shape, dataset.chunks, strict=True)
+    )
     if len(found) < wanted:
         raise RecordingError("truncated", f"{name} has {len(found)} of {wanted} chunks")
     chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
@@ -134,10 +137,11 @@ def _check_chunks(name: str, dataset: Any, most: int) -> None:
 def _check_codec(name: str, dataset: Any) -> None:
     settings = dataset.id.get_create_plist()
     filters = [settings.get_filter(n)[0] for n in range(settings.get_nfilters())]
+    packed = filters[:-1] if filters[-1:] == [_FLETCHER32] else filters
+    if _DEFLATE in packed[:-1]:
+        raise RecordingError("needs-codec", f"{name} is packed twice")
     available = optional_package("h5py", "hdf5", "HDF5").h5z.filter_avail
     for code in filters:
-        if code == _DEFLATE and code != filters[-1] and filters[-1] != _FLETCHER32:
-            raise RecordingError("needs-codec", f"{name} is packed twice")
         if not available(code):
             remedy = "pip install hdf5plugin"
             if code == _ECF_FILTER:

@@ -20,6 +20,8 @@ INSIDE_SHARDS = [
     *(
         "report.survey",
         "report.stored",
+        "export",
+        "encodings",
         "importer",
         "datasets",
         "making",

@@ -1,4 +1,4 @@
-"""Real recordings in files that other libraries wrote: we read in them what these libraries read."""
+"""Real recordings in files of other libraries: we read in them what these libraries read."""
 
 from __future__ import annotations
 

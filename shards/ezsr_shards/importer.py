@@ -236,7 +236,11 @@ def _select(
 
 
 def _find_files(data_set: DataSet, root: Path) -> list[str]:
-    """Return all recordings under ROOT, sorted; of copies such as `name(1).aedat` the first."""
+    """Return all recordings under ROOT, sorted; of copies such as `name(1).aedat` the first.
+
+    Links to files are followed, wherever they lead: people gather subsets so, and what is read must
+    be a recording all the same. Links to folders, which may go round, are not.
+    """
     if not root.is_dir():
         raise InputError(f"ROOT {root}: no such folder")
     paths = []

@@ -65,6 +65,8 @@ def arrange(
 ) -> EventStream:
     """Return a recording as an EventStream: axes turned, times from 0, sorted by (t, y, x).
 
+    Times that run backwards are put in order, as some cameras deliver events late; where a damaged
+    time makes the recording longer than 2**32 us, it is refused.
     `width`, `height` are of the sensor, on the file's own axes.
     Raises RecordingError where there is no event, too many, or one lies beyond the sensor, and
     where the sensor is none: files tell their own, so that this is theirs to get wrong.

@@ -723,7 +723,11 @@ def test_arrays_refuse_claims_and_bombs(tmp_path: Path) -> None:
         return refusal(lambda: read_npy(path))
 
     assert reason(npy_claiming(f"({MAX_EVENTS + 1},)")) == "too-many-events"
-    assert reason(npy_claiming(f"({10**30}, 4)")) == "too-many-events"
+    assert reason(npy_claiming(f"({10**9}, 4)")) == "too-many-events"
+    assert reason(npy_claiming(f"({10**30}, 4)")) == "unreadable"
+    assert reason(npy_claiming(f"({10**30}, 0)")) == "unreadable"  # none, yet more than numpy has
+    assert reason(npy_claiming(f"({'9' * 4000}, {'9' * 4000})")) == "unreadable"
+    assert reason(npy_claiming("(1, 1, 1, 1, 1, 1)")) == "unreadable"
     assert reason(npy_claiming("(1000000, 4)")) == "truncated"
     assert reason(npy_claiming("(-1, 4)")) == "unreadable"
     assert reason(npy_claiming("(4,)", "'S999999999'")) == "wrong-columns"

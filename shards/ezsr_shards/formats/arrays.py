@@ -26,6 +26,7 @@ NAMES = {
 
 _SECONDS_SPAN = 100
 _MAX_WHOLE = 2**53
+_MAX_DIMENSIONS = 4
 _POLARITIES = ([0, 1], [-1, 1])
 _ORDER = ("x", "y", "t", "p")
 
@@ -108,8 +109,8 @@ def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # numpy evaluates the header as a literal
         raise RecordingError("unreadable", f"no .npy header ({error})") from error
-    if any(side < 0 for side in shape):
-        raise RecordingError("unreadable", f"shape {shape}")
+    if len(shape) > _MAX_DIMENSIONS or not all(0 <= side <= MAX_FILE_BYTES for side in shape):
+        raise RecordingError("unreadable", f"shape {shape}"[:100])
     return shape, fortran, dtype
 
 

@@ -32,10 +32,14 @@ Join = Callable[[Sequence[bytes]], bytes]
 
 @dataclass(frozen=True)
 class Seed:
-    """A whole file: its parts, and how they are joined so that sizes and checksums are right."""
+    """A whole file: its parts, and how they are joined so that sizes and checksums are right.
+
+    rigid  places in it are counted from its beginning, so that what is moved is lost at once
+    """
 
     parts: tuple[bytes, ...]
     join: Join = b"".join
+    rigid: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,13 +239,13 @@ def hdf5(c: Columns, userblock: bytes = b"") -> list[Seed]:
                 if not userblock:
                     file["t_offset"] = np.int64(5)
             data = buffer.getvalue()
-            made.append(Seed((userblock + data[:2048], data[2048:])))
+            made.append(Seed((userblock + data,), rigid=True))
     if not userblock:
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             openeb = [("x", "<u2"), ("y", "<u2"), ("t", "<i8"), ("p", "<i2")]
             file.create_dataset("CD/events", data=records(c, openeb), chunks=(32,))
-        made.append(Seed((buffer.getvalue(),)))
+        made.append(Seed((buffer.getvalue(),), rigid=True))
     return made
 
 

@@ -39,6 +39,8 @@ LIMIT_BYTES = 512 << 20
 """What a process may grow by while it reads such files."""
 BATCH = 500
 _SHOWN = 20
+_IN_PLACE = (0, 2, 7, 8)
+"""Kinds of damage that move nothing."""
 _ENDINGS = (signal.SIGALRM, signal.SIGPROF)
 _NUMBERS = (
     0,
@@ -202,7 +204,7 @@ def make_input(seeds: Sequence[Seed], words: Sequence[bytes], key: tuple[int, ..
 
 def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other: Seed) -> bytes:
     at = _place(rng, len(data))
-    kind = int(rng.integers(0, 9))
+    kind = int(rng.choice(_IN_PLACE)) if other.rigid and rng.random() < 0.9 else rng.integers(0, 9)
     if kind == 0:  # a bit
         return (
             data[:at]
@@ -242,7 +244,8 @@ def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other
             + bytes([int(rng.choice([0, 0xFF, 0x20, 0x0A]))]) * filled
             + data[at + filled :]
         )
-    return data[:at] + rng.bytes(int(rng.integers(1, 9))) + data[at + 8 :]
+    drawn = rng.bytes(int(rng.integers(1, 9)))
+    return data[:at] + drawn + data[at + len(drawn) :]
 
 
 def _place(rng: np.random.Generator, size: int) -> int:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from ezsr_shards.errors import ConfigError, ShardError
 from ezsr_shards.events import EventStream
-from ezsr_shards.formats import arrays
+from ezsr_shards.formats import aedat4, arrays, matlab
 from ezsr_shards.formats.aedat2 import (
     decode_aedat2_davis346,
     decode_aedat2_dvs128,
@@ -371,6 +371,15 @@ def test_aedat4_refusals(tmp_path: Path) -> None:
     assert reason(b"#!AER-DAT4.0\r\n" + flat_header(b"<dv>")) == "unreadable"
     assert reason(b"#!AER-DAT4.0\r\n" + flat_header(b"<a>" * 90_000)) == "unreadable"
     assert reason(b"#!AER-DAT4.0\r\n" + flat_header(b" " * 2_000_000)) == "unreadable"
+
+
+def test_aedat4_of_nothing_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aedat4, "_MAX_PACKETS", 50)
+    path = tmp_path / "a.aedat4"
+    path.write_bytes(aedat4_file((0, flat_events(FIRST)), *[(7, b"")] * 50))
+    assert refusal(lambda: read_aedat4(path)) == "unreadable"
+    path.write_bytes(aedat4_file((0, flat_events(FIRST)), *[(7, b"")] * 40))
+    assert rows(read_aedat4(path)) == FIRST
 
 
 def test_aedat4_without_an_event(tmp_path: Path) -> None:
@@ -755,6 +764,20 @@ def test_archives_unfold_no_further_than_their_size_allows() -> None:
         decode_events(encode_npz(dict.fromkeys("xytp", zeros)), 64, 64, 1)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_archives_are_stored_or_deflated(method: int) -> None:
+    """An LZMA member says how large its dictionary is, up to 4 GB, before a byte is unpacked."""
+    buffer = io.BytesIO()
+    whole = io.BytesIO(npz(x=X, y=Y, t=T, p=P))
+    with zipfile.ZipFile(whole) as plain, zipfile.ZipFile(buffer, "w", method) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(RecordingError, match=f"packed by method {method}"):
+        decode_npz(buffer.getvalue())
+    with pytest.raises(ShardError, match=f"packed by method {method}"):
+        decode_events(buffer.getvalue(), 64, 64, 500)
+
+
 def test_a_shards_column_that_claims_more_than_it_holds() -> None:
     """numpy sets memory aside for what a header claims before it reads."""
     column = np.zeros(9, np.uint8)
@@ -844,6 +867,12 @@ def test_mat_refusals(tmp_path: Path) -> None:
     assert refusal(lambda: decode_mat(claims)) == "too-many-events"
     negative = whole.replace(shape, struct.pack("<IIii", 5, 8, -3, 1))
     assert refusal(lambda: decode_mat(negative)) == "unreadable"
+
+
+def test_mat_of_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matlab, "_MAX_VARIABLES", 50)
+    assert refusal(lambda: decode_mat(mat_file() + bytes(8 * 50))) == "unreadable"
+    assert len(decode_mat(mat_file() + bytes(8 * 40)).t) == 3
 
 
 def test_mat_inflates_no_more_than_it_wants() -> None:
@@ -1015,6 +1044,16 @@ def test_hdf5_refusals(tmp_path: Path) -> None:
     assert reason(huge) == "too-many-events"
     assert reason(strings) == "wrong-columns"
     assert reason(lambda file: None) == "wrong-columns"
+
+
+def test_hdf5_chunk_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
+    needs("h5py")
+    path = hdf5(tmp_path / "a.h5", lambda file: columns_in(file, chunks=(3,), compression="gzip"))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"TREE\x01") + 24  # a tree of chunks: its first key begins with a size
+    data[at : at + 4] = (0xF0000000).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert refusal(lambda: read_hdf5(path)) == "truncated"
 
 
 # Bullying10K

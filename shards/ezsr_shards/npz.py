@@ -61,6 +61,15 @@ def _encode_npy(column: npt.NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
+def check_packing(info: zipfile.ZipInfo) -> None:
+    """Raise ValueError unless a member is stored or deflated, as numpy writes them.
+
+    Zip knows others, of which some let the file say how much memory its reader takes.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename[:50]} is packed by method {info.compress_type}")
+
+
 def decode_npy(data: bytes) -> npt.NDArray[Any]:
     """Return the one-dimensional column of whole numbers in `.npy` bytes, which fill it exactly.
 

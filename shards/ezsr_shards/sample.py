@@ -16,7 +16,7 @@ from PIL import Image
 
 from ezsr_shards.errors import ShardError
 from ezsr_shards.events import EventStream
-from ezsr_shards.npz import NPY_HEADER_BYTES, decode_npy, encode_npz
+from ezsr_shards.npz import NPY_HEADER_BYTES, check_packing, decode_npy, encode_npz
 
 FORMAT_VERSION = 1
 SMALL_SIDE_PX = 256
@@ -101,6 +101,7 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
                 raise ShardError(f"events: members {names}, expected x, y, t, p")
             for name in _COLUMNS:
                 info = archive.getinfo(f"{name}.npy")
+                check_packing(info)
                 if info.file_size > 4 * most + NPY_HEADER_BYTES:
                     raise ShardError(f"events: column {name} claims {info.file_size} bytes")
                 columns[name] = decode_npy(archive.read(info))

@@ -23,7 +23,7 @@ from ezsr_shards.formats.reading import (
 from ezsr_shards.sample import most_events
 
 _MAGIC = b"#!AER-DAT4.0\r\n"
-_MAX_HEADER_BYTES, _PIECE_BYTES = 1 << 20, 1 << 20
+_MAX_HEADER_BYTES, _PIECE_BYTES, _MAX_PACKETS = 1 << 20, 1 << 20, 10_000_000
 _COMPRESSION, _DATA_TABLE, _DESCRIPTION = 0, 1, 2
 _NONE, _LZ4, _ZSTD = (0,), (1, 2), (3, 4)
 _ELEMENTS = 0
@@ -129,7 +129,9 @@ def _packets(
     """Yield the events of each of the stream's packets; others are passed over unread."""
     left = MAX_BYTES_PER_EVENT * most_events(size)
     count = 0
-    while file.tell() != header.end:
+    for _ in range(_MAX_PACKETS):
+        if file.tell() == header.end:
+            return
         stream, length = struct.unpack("<II", file.read(8))
         if stream != header.stream:
             if length > size - file.tell():
@@ -144,6 +146,7 @@ def _packets(
         count += len(events)
         check_count(count)
         yield events
+    raise RecordingError("unreadable", f"more than {_MAX_PACKETS} packets")
 
 
 def _part(file: BinaryIO, size: int, length: int) -> bytes:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ezsr_shards.formats.raw import RawEvents, RecordingError
 from ezsr_shards.formats.reading import MAX_BYTES_PER_EVENT, MAX_FILE_BYTES, check_count, read_bytes
+from ezsr_shards.npz import check_packing
 
 NAMES = {
     "x": ("x", "x_pos"),
@@ -71,6 +72,7 @@ def _decode_member(
 ) -> npt.NDArray[Any]:
     if info.file_size > MAX_FILE_BYTES:
         raise RecordingError("too-large", f"{info.filename[:50]} claims {info.file_size} bytes")
+    check_packing(info)
     with archive.open(info) as stream:
         return decode_npy(stream, size_bytes)
 

@@ -108,14 +108,17 @@ def read_dataset(file: Any, name: str) -> npt.NDArray[Any]:
     check_count(int(dataset.size), size_bytes)
     _check_codec(name, dataset)
     if dataset.chunks:
-        _check_chunks(name, dataset, MAX_BYTES_PER_EVENT * most_events(size_bytes))
+        _check_chunks(name, dataset, size_bytes)
     elif dataset.nbytes and dataset.id.get_space_status() != _ALLOCATED:
         raise RecordingError("truncated", f"{name} was never written")
     return np.asarray(dataset[()])
 
 
-def _check_chunks(name: str, dataset: Any, most: int) -> None:
+def _check_chunks(name: str, dataset: Any, size_bytes: int) -> None:
     """Raise RecordingError where chunks are missing, or unfold to more bytes than they may."""
+    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if chunk_bytes > MAX_BYTES_PER_EVENT * most_events(size_bytes):
+        raise RecordingError("too-many-events", f"{name} has chunks of {chunk_bytes} bytes")
     found: list[Any] = []
     dataset.id.chunk_iter(found.append)
     wanted = math.prod(
@@ -123,10 +126,9 @@ def _check_chunks(name: str, dataset: Any, most: int) -> None:
     )
     if len(found) < wanted:
         raise RecordingError("truncated", f"{name} has {len(found)} of {wanted} chunks")
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if chunk_bytes > most:
-        raise RecordingError("too-many-events", f"{name} has chunks of {chunk_bytes} bytes")
     for chunk in found:
+        if (chunk.byte_offset or 0) + chunk.size > size_bytes:
+            raise RecordingError("truncated", f"{name} has a chunk that ends beyond the file")
         if dataset.compression == "gzip" and chunk.size > _SMALL_CHUNK_BYTES:
             packed = dataset.id.read_direct_chunk(chunk.chunk_offset)[1]
             inflated = zlib.decompressobj().decompress(packed, chunk_bytes + 1)

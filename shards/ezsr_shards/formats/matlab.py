@@ -23,7 +23,7 @@ _VERSION_7_3 = b"MATLAB 7.3"
 _HEADER_BYTES = 128
 _BYTE_ORDERS = {b"IM": "<", b"MI": ">"}
 _MATRIX, _COMPRESSED = 14, 15
-_MAX_LABEL_BYTES = 64
+_MAX_LABEL_BYTES, _MAX_VARIABLES = 64, 10_000
 _WANTED = {label for labels in NAMES.values() for label in labels}
 
 # Numbers of the format's storage types and of Matlab's classes, as numpy writes them.
@@ -78,7 +78,9 @@ def _variables(data: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     if order is None:
         raise RecordingError("not-mat", "no MAT-file of Matlab 5 or later")
     start = _HEADER_BYTES
-    while start < len(data):
+    for _ in range(_MAX_VARIABLES):
+        if start >= len(data):
+            return
         kind, size = struct.unpack_from(f"{order}II", data, start)
         end = start + 8 + size
         if end > len(data):
@@ -91,6 +93,7 @@ def _variables(data: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         if found:
             yield found
         start = end if kind == _COMPRESSED else end + -size % 8
+    raise RecordingError("unreadable", f"more than {_MAX_VARIABLES} variables")
 
 
 class _Inflating:

@@ -360,6 +360,7 @@ def test_without_h5py_one_sentence(
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(ConfigError, match=r"pip install 'ezsr\[hdf5\]'"):
         export_samples(shards, tmp_path / "to", "hdf5")
+    assert not (tmp_path / "to").exists()
 
 
 FAERY = re.search(r"^faery input .*$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)

@@ -24,10 +24,16 @@ _CSV_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Encoding:
-    """A file's suffix, and how events become its bytes."""
+    """A file's suffix, how events become its bytes, and the package of an extra that it takes."""
 
     suffix: str
     encode: Callable[[EventStream], bytes]
+    package: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError where the package is not installed."""
+        if self.package:
+            optional_package(self.package, "hdf5", "writing HDF5")
 
 
 def encode_npy(events: EventStream) -> bytes:
@@ -74,6 +80,6 @@ def encode_hdf5(events: EventStream) -> bytes:
 
 ENCODINGS: Mapping[str, Encoding] = {
     "tonic": Encoding(".npy", encode_npy),
-    "hdf5": Encoding(".h5", encode_hdf5),
+    "hdf5": Encoding(".h5", encode_hdf5, "h5py"),
     "csv": Encoding(".csv", encode_csv),
 }

@@ -1,8 +1,8 @@
 """Export: a shard set becomes a folder of single files that other event libraries read.
 
 TO/export.json              what was exported, and in which format; written first
-TO/events/CLASS/KEY.npy     one file a sample, in a folder a class, where the set has classes
 TO/classes.json             every class, its label and the split, as in a shard set
+TO/events/CLASS/KEY.npy     one file a sample, in a folder a class, where the set has classes
 TO/index.csv                one line a sample; written last: its presence means complete
 """
 
@@ -74,6 +74,7 @@ def export_samples(
         raise ConfigError(f"format {format!r}: give one of {', '.join(ENCODINGS)}")
     if "://" in str(to):
         raise ConfigError(f"TO {to}: give a local folder")
+    ENCODINGS[format].check()
     store, to = open_store(place), Path(to)
     facts = _describe(store, format)
     classes, split = read_classes(store)
@@ -81,8 +82,8 @@ def export_samples(
         _prepare(to, facts, overwrite)
         counts = _Counts()
         rows = _export_each(_read(store), to, ENCODINGS[format], classes, counts)
-        _write_list(to / LIST_FILE, rows)
         write_classes(to, classes, split)
+        _write_list(to / LIST_FILE, rows)
     except OSError as error:
         raise RunError(
             f"TO {to}: cannot be written ({error.strerror or error}); mend this and run the same "

@@ -199,7 +199,8 @@ def zip_of(*names: str) -> Join:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, part in zip(names, parts, strict=True):
-                archive.writestr(f"{name}.npy", part)
+                info = zipfile.ZipInfo(f"{name}.npy")  # not of the current time
+                archive.writestr(info, part, zipfile.ZIP_DEFLATED)
         return buffer.getvalue()
 
     return join

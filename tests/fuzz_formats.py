@@ -2,7 +2,8 @@
 
 Whatever the bytes, a reader ends in time and in bounded memory with events that keep the contract,
 or with the error that the importer counts; it never takes its process with it. Each input is a
-function of (seed, format, number), so that any of them can be made again.
+function of (seed, format, number), and of the real recordings at hand, so that any of them can be
+made again.
 
     python tests/fuzz_formats.py --seconds 600 --seed 1 --format evt3 --save offenders
 """
@@ -10,6 +11,7 @@ function of (seed, format, number), so that any of them can be made again.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import re
 import resource
@@ -25,6 +27,7 @@ from tempfile import TemporaryDirectory
 
 import fuzz_corpus as corpus
 import numpy as np
+from conftest import REAL_DATA
 from fuzz_corpus import Columns, Seed
 
 from ezsr_shards.errors import EzsrError, InputError
@@ -285,8 +288,7 @@ def _is_of_memory(error: BaseException | None) -> bool:
 def fuzz(name: str, seed: int, numbers: Iterator[int], until: float, save: Path | None) -> Outcomes:
     """Try inputs of one format until the clock or the numbers end; offenders are saved."""
     fmt, outcomes = FORMATS[name], Outcomes()
-    real = Path(os.environ.get("EZSR_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    seeds = fmt.seeds([corpus.drawn(1), *corpus.recorded(real)])
+    seeds = fmt.seeds([corpus.drawn(1), *corpus.recorded(REAL_DATA)])
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"input{fmt.suffix}"
         _prove_whole(fmt, seeds, path)
@@ -295,9 +297,14 @@ def fuzz(name: str, seed: int, numbers: Iterator[int], until: float, save: Path 
             pending = pending or [n for n, _ in zip(numbers, range(BATCH), strict=False)]
             if not pending:
                 break
-            said, how = _in_child(
-                lambda n: _one(fmt, seeds, (seed, zlib.crc32(name.encode()), n), path), pending
-            )
+
+            def act(number: int) -> str:
+                return _one(fmt, seeds, (seed, zlib.crc32(name.encode()), number), path)
+
+            said, how = _in_child(act, pending)
+            if how == "hang":  # or a process that others held up: it is tried once more, alone
+                again, how = _in_child(act, pending[len(said) : len(said) + 1])
+                said += again
             for number, outcome in zip(pending, said, strict=False):
                 _count(outcomes, number, outcome)
             done = len(said)
@@ -354,6 +361,7 @@ def _in_child(act: Callable[[int], str], numbers: Sequence[int]) -> tuple[list[s
 
 def _work(act: Callable[[int], str], numbers: Sequence[int], pipe: int) -> None:
     """Be the child: limits, then one line an input; a process that grew too much stops there."""
+    faulthandler.disable()  # pytest's, which tells at length what is counted here
     for ending in _ENDINGS:
         signal.signal(ending, signal.SIG_DFL)  # ends native code, too
     with open("/proc/self/statm") as file:

@@ -1011,15 +1011,6 @@ def test_hdf5_refusals(tmp_path: Path) -> None:
         del file["t"]
         file.create_dataset("t", (3,), "u4", chunks=(2,))[2] = 5
 
-    def chunk_bomb(file: Any) -> None:  # 4.7 MB that unfold to 4.8 GB, in a chunk of 32 MB
-        columns_in(file)
-        del file["t"]
-        t = file.create_dataset("t", (8_000_000,), "u4", chunks=(8_000_000,), compression=9)
-        packer = zlib.compressobj(9)
-        megabyte = bytes(1 << 20)
-        packed = b"".join(packer.compress(megabyte) for _ in range(1200)) + packer.flush()
-        t.id.write_direct_chunk((0,), packed)
-
     def twice(file: Any) -> None:
         columns_in(file)
         del file["t"]
@@ -1036,7 +1027,6 @@ def test_hdf5_refusals(tmp_path: Path) -> None:
     assert reason(virtual) == "unreadable"
     assert reason(unwritten) == "truncated"
     assert reason(unwritten_chunks) == "truncated"
-    assert reason(chunk_bomb) == "too-many-events"
     assert reason(twice) == "needs-codec"
     assert reason(ecf) == "needs-codec"
     assert reason(elsewhere) == "unreadable"
@@ -1044,6 +1034,27 @@ def test_hdf5_refusals(tmp_path: Path) -> None:
     assert reason(huge) == "too-many-events"
     assert reason(strings) == "wrong-columns"
     assert reason(lambda file: None) == "wrong-columns"
+
+
+def test_hdf5_chunk_that_unfolds_beyond_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 kB for 40 MB, where a chunk has 400 kB; small chunks are left to HDF5."""
+    needs("h5py")
+    monkeypatch.setattr("ezsr_shards.formats.hdf5._SMALL_CHUNK_BYTES", 1000)
+
+    def bomb(file: Any) -> None:
+        columns_in(file)
+        del file["t"]
+        t = file.create_dataset("t", (100_000,), "u4", chunks=(100_000,), compression=9)
+        t.id.write_direct_chunk((0,), zlib.compress(bytes(40_000_000)))
+
+    path = hdf5(tmp_path / "a.h5", bomb)
+    tracemalloc.start()
+    assert refusal(lambda: read_hdf5(path)) == "too-many-events"
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5_000_000
 
 
 def test_hdf5_chunk_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import os
-import re
 import resource
 import signal
 import sys
@@ -26,9 +25,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import fuzz_corpus as corpus
-import numpy as np
 from conftest import REAL_DATA
 from fuzz_corpus import Columns, Seed
+from fuzz_damage import make_input
 
 from ezsr_shards.errors import EzsrError, InputError
 from ezsr_shards.events import EventStream
@@ -42,37 +41,7 @@ LIMIT_BYTES = 512 << 20
 """What a process may grow by while it reads such files."""
 BATCH = 500
 _SHOWN = 20
-_IN_PLACE = (0, 2, 7, 8)
-"""Kinds of damage that move nothing."""
 _ENDINGS = (signal.SIGALRM, signal.SIGPROF)
-_NUMBERS = (
-    0,
-    1,
-    2,
-    127,
-    128,
-    255,
-    256,
-    32767,
-    65535,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**63 - 1,
-    2**64 - 1,
-)
-_TEXTS = (
-    b"0",
-    b"-1",
-    b"3",
-    b"99999",
-    b"200000001",
-    b"4294967296",
-    b"9" * 30,
-    b"nan",
-    b"1e400",
-    b"",
-)
 
 
 @dataclass(frozen=True)
@@ -103,18 +72,8 @@ def _streams(path: Path) -> list[EventStream]:
     return [sample.events for sample in read_shard(path)]
 
 
-_DTYPES = (
-    b"'|O'",
-    b"'<f2'",
-    b"'>u4'",
-    b"'<i8'",
-    b"'?'",
-    b"'<f8'",
-    b"'S9'",
-    b"'<u2'",
-    b"'<M8[us]'",
-    b"'V8'",
-)
+_DTYPES = tuple(b"'|O' '<f2' '>u4' '<i8' '?' '<f8' 'S9' '<u2' '<M8[us]' 'V8'".split())
+_HDF5 = (b"HEAP", b"TREE", b"SNOD", b"OHDR")
 FORMATS = {
     "aer40": Format(".bin", _as("n-mnist", (240, 240)), corpus.aer40),
     "aedat2-dvs128": Format(
@@ -151,12 +110,8 @@ FORMATS = {
         words=(*_DTYPES, b"PK\1\2", b"PK\5\6", b"PK\6\6"),
     ),
     "mat": Format(".mat", _as("ucf101-dvs"), corpus.mat, words=(b"ts", b"pol", b"MI", b"IM")),
-    "mat73": Format(
-        ".mat", _as("ucf101-dvs"), corpus.mat73, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")
-    ),
-    "hdf5": Format(
-        ".h5", _as("hdf5", (640, 480)), corpus.hdf5, words=(b"HEAP", b"TREE", b"SNOD", b"OHDR")
-    ),
+    "mat73": Format(".mat", _as("ucf101-dvs"), corpus.mat73, words=_HDF5),
+    "hdf5": Format(".h5", _as("hdf5", (640, 480)), corpus.hdf5, words=_HDF5),
     "bullying10k": Format(
         ".npy",
         _as("bullying10k"),
@@ -187,80 +142,6 @@ class Outcomes:
 
     counts: Counter[str] = field(default_factory=Counter)
     offenders: dict[int, str] = field(default_factory=dict)
-
-
-def make_input(seeds: Sequence[Seed], words: Sequence[bytes], key: tuple[int, ...]) -> bytes:
-    """Return a damaged file: a pure function of its arguments."""
-    rng = np.random.default_rng(key)
-    chosen, other = (seeds[int(n)] for n in rng.integers(0, len(seeds), 2))
-    parts = list(chosen.parts)
-    if len(parts) > 1 and rng.random() < 0.7:
-        for _ in range(int(rng.integers(1, 4))):
-            at = int(rng.integers(0, len(parts)))
-            parts[at] = _damage(rng, parts[at], words, other)
-        return chosen.join(parts)
-    data = chosen.join(parts)
-    for _ in range(int(rng.integers(1, 5))):
-        data = _damage(rng, data, words, other)
-    return data
-
-
-def _damage(rng: np.random.Generator, data: bytes, words: Sequence[bytes], other: Seed) -> bytes:
-    at = _place(rng, len(data))
-    kind = int(rng.choice(_IN_PLACE)) if other.rigid and rng.random() < 0.9 else rng.integers(0, 9)
-    if kind == 0:  # a bit
-        return (
-            data[:at]
-            + bytes([(data[at] if data else 0) ^ 1 << int(rng.integers(0, 8))])
-            + data[at + 1 :]
-        )
-    if kind == 1:
-        return data[:at]
-    if kind == 2:  # a count, an offset, a size
-        width, order = int(rng.choice([1, 2, 4, 8])), "<>"[int(rng.integers(0, 2))]
-        near = len(data) + int(rng.integers(-16, 17))
-        number = int(rng.choice(_NUMBERS)) if rng.random() < 0.8 else max(near, 0)
-        number &= (1 << 8 * width) - 1
-        packed = number.to_bytes(width, "little" if order == "<" else "big")
-        return data[:at] + packed + data[at + width :]
-    if kind == 3:  # a number or a word of the header
-        found = list(re.finditer(rb"-?\d+", data[:4096]))
-        if found:
-            one = found[int(rng.integers(0, len(found)))]
-            return (
-                data[: one.start()] + _TEXTS[int(rng.integers(0, len(_TEXTS)))] + data[one.end() :]
-            )
-    if kind == 4 and words:
-        word = words[int(rng.integers(0, len(words)))]
-        replaced = len(word) if rng.random() < 0.5 else 0
-        return data[:at] + word + data[at + replaced :]
-    if kind == 5:  # splice
-        spliced = other.join(other.parts)
-        return data[:at] + spliced[_place(rng, len(spliced)) :]
-    if kind == 6:  # a piece twice, moved or left out
-        end = min(len(data), at + int(rng.integers(1, 200)))
-        return data[:end] + data[at:] if rng.random() < 0.5 else data[:at] + data[end:]
-    if kind == 7:
-        filled = int(rng.integers(1, 64))
-        return (
-            data[:at]
-            + bytes([int(rng.choice([0, 0xFF, 0x20, 0x0A]))]) * filled
-            + data[at + filled :]
-        )
-    drawn = rng.bytes(int(rng.integers(1, 9)))
-    return data[:at] + drawn + data[at + len(drawn) :]
-
-
-def _place(rng: np.random.Generator, size: int) -> int:
-    """Return a place in a file, more often near its ends, where counts and directories are."""
-    if size == 0:
-        return 0
-    where = rng.random()
-    if where < 0.4:
-        return int(rng.integers(0, min(size, 256)))
-    if where < 0.6:
-        return size - 1 - int(rng.integers(0, min(size, 128)))
-    return int(rng.integers(0, size))
 
 
 def try_input(fmt: Format, path: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
 
 
 def smooth_picture(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
@@ -39,10 +40,9 @@ def picture_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Real pictures and recordings; tests that need them are skipped where there are none."""
-    folder = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set EZSR_DATA to a folder that has it")
-    return folder
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data at {REAL_DATA}; set EZSR_DATA to a folder that has it")
+    return REAL_DATA
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,17 @@ FORBIDDEN = {
 }
 INSIDE_SHARDS = [
     *("cli", "report.page", "report.figures", "report.sections", "report.gallery"),
-    *("report.survey", "report.stored", "repair", "status", "importer", "datasets", "making"),
+    *(
+        "report.survey",
+        "report.stored",
+        "repair",
+        "status",
+        "export",
+        "encodings",
+        "importer",
+        "datasets",
+        "making",
+    ),
     *("sharing", "progress", "output", "claims", "beats", "plan"),
     *("engines.ray_cluster", "engines.local", "engines.outcomes", "engines.forks", "tally"),
     *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),

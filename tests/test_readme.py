@@ -80,6 +80,8 @@ def test_table_has_a_command_for_every_source() -> None:
 def test_programs(number: int, workplace: Path) -> None:
     if not (workplace / "my-shards").exists():
         run(["ezsr-synth", "pictures", "my-shards", "--seed", "7"], workplace)
+    if not (workplace / "my-records").exists():
+        run(shlex.split("ezsr-shards export my-shards my-records --format tonic"), workplace)
     (workplace / "program.py").write_text(PROGRAMS[number])
     assert run([sys.executable, "-W", "ignore", "program.py"], workplace).strip()
 

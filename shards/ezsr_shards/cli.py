@@ -1,4 +1,4 @@
-"""ezsr-shards: look at shard sets, check them, and make them of recordings."""
+"""ezsr-shards: look at shard sets, check them, make them of recordings, hand them on."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.datasets import DATA_SETS
 from ezsr_shards.draw import Tile, contact_sheet, save_gif
+from ezsr_shards.encodings import ENCODINGS
 from ezsr_shards.errors import (
     ConfigError,
     EzsrError,
@@ -33,6 +34,7 @@ from ezsr_shards.errors import (
     ShardError,
     check_number,
 )
+from ezsr_shards.export import export_samples
 from ezsr_shards.formats.raw import Convention
 from ezsr_shards.importer import ImportOptions, import_recordings
 from ezsr_shards.making import RunOptions, summarize
@@ -69,7 +71,7 @@ def build_parser() -> ArgumentParser:
     """Return the parser with its subcommands."""
     parser = ArgumentParser(
         prog="ezsr-shards",
-        description="Look at shard sets, check them, and make them of recordings.",
+        description="Look at shard sets, check them, make them of recordings, and hand them on.",
         exit_on_error=False,
     )
     commands = parser.add_subcommands(dest="command")
@@ -95,6 +97,7 @@ def build_parser() -> ArgumentParser:
             one.add_class_arguments(ReportOptions, None)
         commands.add_subcommand(command, use_hyphens(one), help=text)
     commands.add_subcommand("import", use_hyphens(_import_parser()), help=_IMPORT_TEXT)
+    commands.add_subcommand("export", use_hyphens(_export_parser()), help=_EXPORT_TEXT)
     return parser
 
 
@@ -111,6 +114,19 @@ def _import_parser() -> ArgumentParser:
 
 
 _REPAIR_TEXT = "remove whatever is broken, so that a rerun makes exactly that again"
+
+
+def _export_parser() -> ArgumentParser:
+    one = ArgumentParser(description=_EXPORT_TEXT, exit_on_error=False)
+    one.add_argument("--format", type=str, required=True, help=", ".join(ENCODINGS))
+    one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
+    one.add_argument("to", metavar="TO", type=str, help="folder for the files; rerun to go on")
+    text = "delete an earlier export in TO and start anew"
+    one.add_argument("--overwrite", action="store_true", help=text)
+    return one
+
+
+_EXPORT_TEXT = "write every sample as a file that other event libraries read"
 _IMPORT_TEXT = "turn recordings of real event cameras into a shard set"
 _IMPORT_FLAGS = {
     "swap_xy": "exchange x and y, where a recording's convention differs from the default",
@@ -144,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ezsr-shards: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("\nezsr-shards: stopped; an import goes on if repeated", file=sys.stderr)
+        print("\nezsr-shards: stopped; an import or export goes on if repeated", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -264,6 +280,14 @@ def _report(store: Store, options: Any) -> str:
     return "\n".join(lines)
 
 
+def _export(store: Store, options: Any) -> str:
+    report = export_samples(store, options.to, options.format, options.overwrite)
+    return (
+        f"{options.to}: {report.samples} samples with {report.events} events as {options.format}, "
+        f"{report.written} files new"
+    )
+
+
 def _title(sample: Sample) -> str:
     return sample.caption or str(sample.meta.get("class_name") or sample.key)
 
@@ -274,6 +298,7 @@ _COMMANDS = {
     "verify": _verify,
     "view": _view,
     "report": _report,
+    "export": _export,
 }
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ _BY_SUFFIX = {
 } | {".bin": read_aer40, ".mat": read_mat}
 
 
-_NEEDS = {".aedat4": ("aedat", "aedat"), ".h5": ("h5py", "hdf5"), ".hdf5": ("h5py", "hdf5")}
+_NEEDS = {".h5": ("h5py", "hdf5"), ".hdf5": ("h5py", "hdf5")}
 
 
 def check_packages(paths: Iterable[str]) -> None:

@@ -98,11 +98,17 @@ class RecordingList:
         """Raise ConfigError where recordings cannot be read for want of an option."""
         for path in self.paths[:_TRIED]:
             with suppress(RecordingError, InputError):
-                self.open(path)
+                self._open(path)
                 break
 
     def open(self, path: str) -> EventStream:
         """Read one; raise RecordingError where it cannot be used."""
+        try:
+            return self._open(path)
+        except ConfigError as error:  # the first ones did without: this one's own fault
+            raise RecordingError("needs-option", str(error)) from error
+
+    def _open(self, path: str) -> EventStream:
         return open_recording(self.root / path, self.format, self.size, self.convention, True)
 
 
@@ -229,7 +235,11 @@ def _select(
 
 
 def _find_files(data_set: DataSet, root: Path) -> list[str]:
-    """Return all recordings under ROOT, sorted; of copies such as `name(1).aedat` the first."""
+    """Return all recordings under ROOT, sorted; of copies such as `name(1).aedat` the first.
+
+    Links to files are followed, wherever they lead: people gather subsets so, and what is read must
+    be a recording all the same. Links to folders, which may go round, are not.
+    """
     if not root.is_dir():
         raise InputError(f"ROOT {root}: no such folder")
     paths = []
@@ -340,7 +350,7 @@ def make_import_shard(
     tally = Tally()
     samples = _read_samples(task, plan, tally, on_recording)
     versions = {"python": platform.python_version()}
-    for library in ("ezsr", "numpy", "isal", "aedat", "h5py", "hdf5plugin"):
+    for library in ("ezsr", "numpy", "isal", "lz4", "zstandard", "h5py", "hdf5plugin"):
         with suppress(PackageNotFoundError):
             versions[library] = version(library)
     name = shard_name(plan.name, task.index)

@@ -26,7 +26,7 @@ _VERSION_NEEDED = 20
 _DATE_1980_01_01 = 0x21
 _RAW_DEFLATE_WINDOW_BITS = -15
 _LOCAL_HEADER_BYTES = 30
-_NPY_HEADER_BYTES = 128  # of one-dimensional columns, as every numpy since 1.14 pads them
+NPY_HEADER_BYTES = 128  # of one-dimensional columns, as every numpy since 1.14 pads them
 
 
 def encode_npz(columns: Mapping[str, npt.NDArray[Any]]) -> bytes:
@@ -59,6 +59,26 @@ def _encode_npy(column: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(column), allow_pickle=False)
     return buffer.getvalue()
+
+
+def check_packing(info: zipfile.ZipInfo) -> None:
+    """Raise ValueError unless a member is stored or deflated, as numpy writes them.
+
+    Zip knows others, of which some let the file say how much memory its reader takes.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename[:50]} is packed by method {info.compress_type}")
+
+
+def decode_npy(data: bytes) -> npt.NDArray[Any]:
+    """Return the one-dimensional column of whole numbers in `.npy` bytes, which fill it exactly.
+
+    Raises ValueError for anything else; memory is never set aside for what the header claims.
+    """
+    start, dtype, count = _parse_npy_header(data[:NPY_HEADER_BYTES])
+    if len(data) != start + count * dtype.itemsize:
+        raise ValueError(f"{len(data) - start} bytes for {count} numbers")
+    return np.frombuffer(data, dtype, count, start)
 
 
 class NpzRows:
@@ -95,19 +115,19 @@ class NpzRows:
                 return bytes(packed[:size])
             return isal_zlib.decompressobj(_RAW_DEFLATE_WINDOW_BITS).decompress(packed, size)
 
-        start_of_rows, dtype = _parse_npy_header(unpack(_NPY_HEADER_BYTES))
+        start_of_rows, dtype, _ = _parse_npy_header(unpack(NPY_HEADER_BYTES))
         raw = unpack(start_of_rows + stop * dtype.itemsize)
         rows = (len(raw) - start_of_rows) // dtype.itemsize
         return np.frombuffer(raw, dtype, rows, start_of_rows)[start:]
 
 
 @lru_cache(maxsize=64)
-def _parse_npy_header(header: bytes) -> tuple[int, np.dtype[Any]]:
-    """Return where the rows begin, and the dtype, of a one-dimensional column of whole numbers."""
+def _parse_npy_header(header: bytes) -> tuple[int, np.dtype[Any], int]:
+    """Return where the rows of a one-dimensional column begin, its dtype and its length."""
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("another version of .npy")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 1 or dtype.kind != "u":
+    if len(shape) != 1 or shape[0] < 0 or dtype.kind != "u":
         raise ValueError(f"{dtype} {shape}")
-    return file.tell(), dtype
+    return file.tell(), dtype, shape[0]

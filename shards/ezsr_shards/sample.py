@@ -16,13 +16,14 @@ from PIL import Image
 
 from ezsr_shards.errors import ShardError
 from ezsr_shards.events import EventStream
-from ezsr_shards.npz import encode_npz
+from ezsr_shards.npz import NPY_HEADER_BYTES, check_packing, decode_npy, encode_npz
 
 FORMAT_VERSION = 1
 SMALL_SIDE_PX = 256
 """Sensors no larger than this on both sides store coordinates as one byte."""
 
 MAX_EVENTS = 200_000_000
+_SMALL_EVENTS, _EVENTS_PER_BYTE = 1_000_000, 16
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _COLUMNS = ("x", "y", "t", "p")
 
@@ -76,13 +77,23 @@ def encode_events(events: EventStream) -> bytes:
     )
 
 
+def most_events(size_bytes: int) -> int:
+    """Return how many events a compressed file of a size is believed to hold.
+
+    Recordings take two bytes an event and more, so 16 events a byte, or a million in whatever
+    file, are no recording but made to fill the reader's memory.
+    """
+    return min(MAX_EVENTS, max(_SMALL_EVENTS, _EVENTS_PER_BYTE * size_bytes))
+
+
 def decode_events(data: bytes, width: int, height: int, duration_us: int) -> EventStream:
     """Read `KEY.events.npz`; raise ShardError if it is not what `encode_events` writes.
 
-    The sizes in the archive are believed only up to MAX_EVENTS, so that a hostile file cannot
+    The sizes in the archive are believed only up to `most_events`, so that a hostile file cannot
     unfold without end.
     """
     columns: dict[str, npt.NDArray[Any]] = {}
+    most = most_events(len(data))
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -90,11 +101,12 @@ def decode_events(data: bytes, width: int, height: int, duration_us: int) -> Eve
                 raise ShardError(f"events: members {names}, expected x, y, t, p")
             for name in _COLUMNS:
                 info = archive.getinfo(f"{name}.npy")
-                if info.file_size > 4 * MAX_EVENTS:
+                check_packing(info)
+                if info.file_size > 4 * most + NPY_HEADER_BYTES:
                     raise ShardError(f"events: column {name} claims {info.file_size} bytes")
-                columns[name] = np.lib.format.read_array(
-                    io.BytesIO(archive.read(info)), allow_pickle=False
-                )
+                columns[name] = decode_npy(archive.read(info))
+                if len(columns[name]) > most:
+                    raise ShardError(f"events: {len(columns[name])} in {len(data)} bytes")
     except ShardError:
         raise
     except Exception as error:  # zip and npy readers raise almost anything on hostile bytes
@@ -171,6 +183,8 @@ def decode_sample(key: str, members: Mapping[str, bytes]) -> Sample:
         raise ShardError(f"sample {key}: {key}.json lacks or garbles {error}") from error
     if version != FORMAT_VERSION:
         raise ShardError(f"sample {key}: format {version}, this release reads {FORMAT_VERSION}")
+    if label is not None and type(label) is not int:
+        raise ShardError(f"sample {key}: label {label!r} is no whole number")
     try:
         events = decode_events(members["events.npz"], width, height, duration)
     except ShardError as error:

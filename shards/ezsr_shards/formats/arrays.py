@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ezsr_shards.formats.raw import RawEvents, RecordingError
 from ezsr_shards.formats.reading import MAX_BYTES_PER_EVENT, MAX_FILE_BYTES, check_count, read_bytes
+from ezsr_shards.npz import check_packing
 
 NAMES = {
     "x": ("x", "x_pos"),
@@ -26,6 +27,7 @@ NAMES = {
 
 _SECONDS_SPAN = 100
 _MAX_WHOLE = 2**53
+_MAX_DIMENSIONS = 4
 _POLARITIES = ([0, 1], [-1, 1])
 _ORDER = ("x", "y", "t", "p")
 
@@ -55,7 +57,7 @@ def decode_npz(data: bytes) -> RawEvents:
             wanted = ["event_data"] if "event_data" in members else list(members)
             if len(wanted) > 1:
                 wanted = list(_found_names(members).values())
-            arrays = {name: _decode_member(archive, members[name]) for name in wanted}
+            arrays = {n: _decode_member(archive, members[n], len(data)) for n in wanted}
     except RecordingError:
         raise
     except Exception as error:  # zip and npy readers raise almost anything on hostile bytes
@@ -65,15 +67,20 @@ def decode_npz(data: bytes) -> RawEvents:
     return raw_from_columns(arrays)
 
 
-def _decode_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _decode_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, size_bytes: int
+) -> npt.NDArray[Any]:
     if info.file_size > MAX_FILE_BYTES:
         raise RecordingError("too-large", f"{info.filename[:50]} claims {info.file_size} bytes")
+    check_packing(info)
     with archive.open(info) as stream:
-        return decode_npy(stream)
+        return decode_npy(stream, size_bytes)
 
 
-def decode_npy(stream: IO[bytes]) -> npt.NDArray[Any]:
+def decode_npy(stream: IO[bytes], size_bytes: int | None = None) -> npt.NDArray[Any]:
     """Read one array from the `.npy` bytes of a stream, no more of it than its events can fill.
+
+    size_bytes  of the compressed file that the stream unfolds from, if any
 
     Raises RecordingError: "unreadable", "forbidden-pickle", "too-many-events", "truncated".
     """
@@ -83,7 +90,7 @@ def decode_npy(stream: IO[bytes]) -> npt.NDArray[Any]:
     count = math.prod(shape)
     if not 0 < dtype.itemsize <= MAX_BYTES_PER_EVENT:
         raise RecordingError("wrong-columns", f"{dtype.itemsize} bytes an item")
-    check_count(shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count)
+    check_count(shape[0] if len(shape) == 2 and shape[1] == len(_ORDER) else count, size_bytes)
     data = stream.read(count * dtype.itemsize)
     if len(data) < count * dtype.itemsize:
         raise RecordingError("truncated", f"{len(data)} of {count * dtype.itemsize} bytes")
@@ -104,8 +111,8 @@ def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # numpy evaluates the header as a literal
         raise RecordingError("unreadable", f"no .npy header ({error})") from error
-    if any(side < 0 for side in shape):
-        raise RecordingError("unreadable", f"shape {shape}")
+    if len(shape) > _MAX_DIMENSIONS or not all(0 <= side <= MAX_FILE_BYTES for side in shape):
+        raise RecordingError("unreadable", f"shape {shape}"[:100])
     return shape, fortran, dtype
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.formats.arrays import NAMES, raw_from_columns
-from ezsr_shards.formats.hdf5 import open_hdf5, read_dataset
+from ezsr_shards.formats.hdf5 import is_inside, open_hdf5, read_dataset
 from ezsr_shards.formats.raw import RawEvents, RecordingError
 from ezsr_shards.formats.reading import check_count, read_bytes
 
@@ -23,7 +23,7 @@ _VERSION_7_3 = b"MATLAB 7.3"
 _HEADER_BYTES = 128
 _BYTE_ORDERS = {b"IM": "<", b"MI": ">"}
 _MATRIX, _COMPRESSED = 14, 15
-_MAX_LABEL_BYTES = 64
+_MAX_LABEL_BYTES, _MAX_VARIABLES = 64, 10_000
 _WANTED = {label for labels in NAMES.values() for label in labels}
 
 # Numbers of the format's storage types and of Matlab's classes, as numpy writes them.
@@ -43,7 +43,7 @@ def read_mat(path: Path) -> RawEvents:
     if not data.startswith(_VERSION_7_3):
         return decode_mat(data)
     with open_hdf5(path) as file:
-        known = [name for name in _WANTED if name in file]
+        known = [name for name in _WANTED if is_inside(file, name)]
         columns = {name: read_dataset(file, name) for name in known}
     return _raw_from_variables(columns)
 
@@ -78,19 +78,22 @@ def _variables(data: bytes) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     if order is None:
         raise RecordingError("not-mat", "no MAT-file of Matlab 5 or later")
     start = _HEADER_BYTES
-    while start < len(data):
+    for _ in range(_MAX_VARIABLES):
+        if start >= len(data):
+            return
         kind, size = struct.unpack_from(f"{order}II", data, start)
         end = start + 8 + size
         if end > len(data):
             raise RecordingError("truncated", f"an element of {size} bytes ends beyond the file")
         found = None
         if kind == _COMPRESSED:
-            found = _matrix(_Inflating(data[start + 8 : end]), order)
+            found = _matrix(_Inflating(data[start + 8 : end]), order, len(data))
         elif kind == _MATRIX:
-            found = _matrix(io.BytesIO(data[start:end]), order)
+            found = _matrix(io.BytesIO(data[start:end]), order, len(data))
         if found:
             yield found
         start = end if kind == _COMPRESSED else end + -size % 8
+    raise RecordingError("unreadable", f"more than {_MAX_VARIABLES} variables")
 
 
 class _Inflating:
@@ -107,7 +110,7 @@ class _Inflating:
         return found
 
 
-def _matrix(stream: _Stream, order: str) -> tuple[str, npt.NDArray[Any]] | None:
+def _matrix(stream: _Stream, order: str, size_bytes: int) -> tuple[str, npt.NDArray[Any]] | None:
     """Return name and numbers of a matrix: flags, shape, name, numbers; None if unwanted."""
     kind, _ = struct.unpack(f"{order}II", stream.read(8))
     if kind != _MATRIX:
@@ -122,7 +125,7 @@ def _matrix(stream: _Stream, order: str) -> tuple[str, npt.NDArray[Any]] | None:
     if name not in _WANTED:
         return None
     count = math.prod(np.frombuffer(sides, f"{order}i4").tolist())
-    check_count(count)
+    check_count(count, size_bytes)
     stored, numbers = _element(stream, order, 8 * count)
     column = np.frombuffer(numbers, order + _STORED[stored])
     if len(column) != count:

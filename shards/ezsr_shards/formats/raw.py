@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_shards.errors import EzsrError
-from ezsr_shards.events import MAX_DURATION_US, EventStream
+from ezsr_shards.events import MAX_DURATION_US, MAX_SIDE_PX, EventStream
 from ezsr_shards.sample import MAX_EVENTS
 
 
@@ -65,9 +65,14 @@ def arrange(
 ) -> EventStream:
     """Return a recording as an EventStream: axes turned, times from 0, sorted by (t, y, x).
 
+    Times that run backwards are put in order, as some cameras deliver events late; where a damaged
+    time makes the recording longer than 2**32 us, it is refused.
     `width`, `height` are of the sensor, on the file's own axes.
-    Raises RecordingError where there is no event, too many, or one lies beyond the sensor.
+    Raises RecordingError where there is no event, too many, or one lies beyond the sensor, and
+    where the sensor is none: files tell their own, so that this is theirs to get wrong.
     """
+    if not (0 < width <= MAX_SIDE_PX and 0 < height <= MAX_SIDE_PX):
+        raise RecordingError("wrong-size", f"a sensor of {width}x{height}")
     if not len(raw.t):
         raise RecordingError("no-events")
     if len(raw.t) > MAX_EVENTS:

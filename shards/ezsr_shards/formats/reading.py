@@ -8,7 +8,7 @@ from typing import Any
 
 from ezsr_shards.errors import ConfigError
 from ezsr_shards.formats.raw import RecordingError
-from ezsr_shards.sample import MAX_EVENTS
+from ezsr_shards.sample import MAX_EVENTS, most_events
 
 MAX_BYTES_PER_EVENT = 32
 """No format here spends more on an event, tonic's records of four int64 included."""
@@ -44,10 +44,15 @@ def read_bytes(path: Path, most: int = MAX_FILE_BYTES) -> bytes:
         raise RecordingError("unreadable", error.strerror or str(error)) from error
 
 
-def check_count(events: int) -> None:
-    """Raise RecordingError if a file holds, or claims, more than MAX_EVENTS events."""
-    if events > MAX_EVENTS:
-        raise RecordingError("too-many-events", f"{events}, at most {MAX_EVENTS}")
+def check_count(events: int, size_bytes: int | None = None) -> None:
+    """Raise RecordingError if a file holds, or claims, more than MAX_EVENTS events.
+
+    size_bytes  of a file that may be compressed: then at most `most_events` of it
+    """
+    most = MAX_EVENTS if size_bytes is None else most_events(size_bytes)
+    if events > most:
+        what = "" if size_bytes is None else f" in {size_bytes} bytes"
+        raise RecordingError("too-many-events", f"{events}{what}, at most {most}")
 
 
 def optional_package(name: str, extra: str, what: str) -> Any:

@@ -20,7 +20,8 @@ INSIDE_SHARDS = [
     *("report.survey", "report.stored", "repair", "status", "importer", "datasets", "making"),
     *("sharing", "progress", "output", "claims", "beats", "plan"),
     *("engines.ray_cluster", "engines.local", "engines.outcomes", "engines.forks", "tally"),
-    *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),
+    *("verify", "draw", "shardset", "shard", "store", "sample", "events"),
+    *("connect", "patience", "urls", "errors"),
 ]
 INSIDE_SYNTH = ["start", "cli", "estimate", "run", "work", "simulate", "kernels"]
 INSIDE_TRAIN = [

@@ -525,6 +525,16 @@ def test_a_changed_byte_in_the_store_is_found(
     store.write("events-000002.tar", put(bytes(data)))
     assert shards_cli.main(["verify", f"s3://{BUCKET}/out"]) == 1
     assert "events-000002.tar: its sha256 is not the recorded one" in capsys.readouterr().err
+    reads = [0]
+
+    def fail_from_the_second(request: Request) -> Kind | None:
+        reads[0] += request.method == "GET" and "000000.tar" in request.path
+        return "busy" if reads[0] > 1 else None
+
+    proxy.fault = fail_from_the_second
+    assert shards_cli.main(["verify", f"s3://{BUCKET}/out"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"ezsr-shards: s3://{BUCKET}/out/events-000000.tar: not reached in")
 
 
 def upload(proxy: FaultProxy, folder: Path, prefix: str) -> None:

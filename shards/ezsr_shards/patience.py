@@ -91,7 +91,7 @@ def persist(call: Callable[[], Result], what: str, patience: Patience | None = N
 
 def may_pass(error: BaseException) -> bool:
     """Tell whether an error of a store, whichever, may be gone at the next try."""
-    if is_there_already(error):
+    if isinstance(error, FileExistsError):
         return False
     for one in _chain(error):
         status, code = _status(one), _code(one)
@@ -106,18 +106,18 @@ def may_pass(error: BaseException) -> bool:
     return False
 
 
-def is_there_already(error: BaseException) -> bool:
-    """Tell whether a store refused to make a file because there is one of that name."""
-    return isinstance(error, FileExistsError) or any(
-        _status(one) == 412 or _code(one) == "PreconditionFailed" for one in _chain(error)
-    )
+def is_condition(error: BaseException) -> bool:
+    """Tell whether a store refused because a condition of the request does not hold."""
+    return any(_status(one) == 412 or _code(one) == "PreconditionFailed" for one in _chain(error))
 
 
 def as_os_error(error: BaseException, what: str) -> OSError:
     """Return an error of a store as the OSError that a local file would have given."""
     text = explain(error)
-    if is_there_already(error):
+    if isinstance(error, FileExistsError):
         return FileExistsError(errno.EEXIST, "is there already", what)
+    if is_condition(error):  # readers ask for the version that they began with
+        return OSError(errno.ESTALE, "it was changed while it was read", what)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return type(error)(error.errno, error.strerror, error.filename)  # of this machine
     if "bucket" in text:

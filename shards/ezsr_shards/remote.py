@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from ezsr_shards.connect import check_url, connect, open_url
 from ezsr_shards.errors import OutputError, StoreError
-from ezsr_shards.patience import persist
+from ezsr_shards.patience import is_condition, persist
 from ezsr_shards.store import Store, Write, part_name
 from ezsr_shards.urls import conceal, protocol_of, show_url
 
@@ -161,7 +161,12 @@ def _list(fs: Any, path: str) -> Any:
 
 def _create(fs: Any, path: str, data: bytes) -> None:
     """Make a file on condition that it is not there (S3: If-None-Match)."""
-    fs.pipe_file(path, data, mode="create")
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except Exception as error:
+        if is_condition(error):
+            raise FileExistsError(path) from None
+        raise
 
 
 def _create_if_missing(fs: Any, path: str, data: bytes) -> None:

@@ -30,7 +30,8 @@ INSIDE_SHARDS = [
     ),
     *("sharing", "progress", "output", "claims", "beats", "plan"),
     *("engines.ray_cluster", "engines.local", "engines.outcomes", "engines.forks", "tally"),
-    *("verify", "draw", "shardset", "shard", "store", "sample", "events", "errors"),
+    *("verify", "draw", "shardset", "shard", "store", "sample", "events"),
+    *("connect", "patience", "urls", "errors"),
 ]
 INSIDE_SYNTH = ["start", "cli", "estimate", "run", "work", "simulate", "kernels"]
 INSIDE_TRAIN = [

@@ -50,6 +50,7 @@ from ezsr_shards.shardset import (
 )
 from ezsr_shards.status import describe_status, look_at
 from ezsr_shards.store import LocalStore, Place, Store, open_store
+from ezsr_shards.urls import show_url
 from ezsr_shards.verify import iterate_samples, verify
 
 
@@ -83,7 +84,7 @@ def build_parser() -> ArgumentParser:
         ("report", "write one HTML page of everything, to look at without a network"),
     ):
         one = ArgumentParser(description=text, exit_on_error=False)
-        one.add_argument("folder", metavar="OUT", type=str, help="folder of a shard set")
+        one.add_argument("folder", metavar="OUT", type=str, help="folder or URL of a shard set")
         if command == "view":
             one.add_class_arguments(ViewOptions, None)
         if command == "status":
@@ -105,7 +106,9 @@ def _import_parser() -> ArgumentParser:
     one = ArgumentParser(description=_IMPORT_TEXT, exit_on_error=False)
     one.add_argument("--format", type=str, required=True, help=", ".join(DATA_SETS))
     one.add_argument("root", metavar="ROOT", type=str, help="folder of the recordings")
-    one.add_argument("out", metavar="OUT", type=str, help="folder for the shards; rerun to go on")
+    one.add_argument(
+        "out", metavar="OUT", type=str, help="folder or URL for the shards; rerun to go on"
+    )
     one.add_class_arguments(ImportOptions, None, skip={"convention", "allow_pickle"})
     one.add_class_arguments(RunOptions, None, skip={"overwrite"})
     for flag, text in _IMPORT_FLAGS.items():
@@ -171,7 +174,7 @@ def _import(options: Any) -> str:
     chosen = ImportOptions(**{name: options[name] for name in names}, convention=convention)
     run = RunOptions(**{name: options[name] for name in RunOptions.__dataclass_fields__})
     report = import_recordings(options.format, options.root, options.out, chosen, run)
-    return summarize(report, options.out, "recordings")
+    return summarize(report, show_url(options.out), "recordings")
 
 
 def _info(store: Store, options: Any) -> str:

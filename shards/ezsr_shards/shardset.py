@@ -13,7 +13,9 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import IO, Any
 
 from ezsr_shards.errors import OutputError, ShardError
@@ -130,13 +132,18 @@ def sorted_shards(names: Iterable[str], name: str, suffix: str) -> list[str]:
 def read_records(place: Place, name: str) -> list[ShardRecord]:
     """Return the records of all complete shards, in order."""
     store = open_store(place)
-    return [ShardRecord.read(store, file) for file in find_shards(store, name, ".json")]
+    with ThreadPoolExecutor(store.at_once) as pool:
+        return list(pool.map(partial(ShardRecord.read, store), find_shards(store, name, ".json")))
 
 
 def read_config(place: Place) -> dict[str, Any]:
     """Return `config.json`; raise OutputError if the folder is no shard set."""
     store = open_store(place)
-    if store.size(CONFIG_FILE) is None:
+    try:
+        there = store.size(CONFIG_FILE) is not None
+    except OSError as error:
+        raise OutputError(f"{store.url}: cannot be read ({error.strerror or error})") from None
+    if not there:
         if not store.exists():
             raise OutputError(f"{store.url}: no such folder")
         raise OutputError(

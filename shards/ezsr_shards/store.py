@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO
 from uuid import uuid4
 
-from ezsr_shards.errors import ConfigError, OutputError
+from ezsr_shards.errors import OutputError
+from ezsr_shards.urls import is_url, local_path
 
 PART_SUFFIX = ".part"
 
@@ -66,7 +67,8 @@ class Store(ABC):
     def create(self, name: str, data: bytes) -> bool:
         """Make a small file with its content, at once; tell whether it was not there before.
 
-        Of any number of callers, on any machines, one is told True.
+        Of any number of callers, on any machines, one is told True; for that, each must come
+        with other data, such as its own name and the time.
         """
 
     @abstractmethod
@@ -81,6 +83,11 @@ class Store(ABC):
         """Return the names of all files in the folder, hidden ones too."""
         return list(self.sizes())
 
+    @property
+    def at_once(self) -> int:
+        """How many small files are best read at once."""
+        return 1
+
 
 Place = str | Path | Store
 """Where a shard set lies: a path, a URL, or the store that one of them opens."""
@@ -90,9 +97,12 @@ def open_store(place: Place) -> Store:
     """Return the store at a path or URL; nothing is looked up or made yet."""
     if isinstance(place, Store):
         return place
-    if "://" in str(place):
-        raise ConfigError(f"OUT {place}: object stores are not supported yet; give a local folder")
-    return LocalStore(Path(place))
+    path = local_path(str(place))
+    if is_url(path):
+        from ezsr_shards.remote import RemoteStore
+
+        return RemoteStore(path)
+    return LocalStore(Path(path))
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,7 @@ class LocalStore(Store):
 
     def create(self, name: str, data: bytes) -> bool:
         """Make a file whole and at once: a link, which NFS too makes for one caller only."""
-        part = self.folder / _part_name(name)
+        part = self.folder / part_name(name)
         try:
             part.write_bytes(data)
             os.link(part, self.folder / name)
@@ -172,7 +182,7 @@ class LocalStore(Store):
         (self.folder / name).unlink(missing_ok=True)
 
 
-def _part_name(name: str) -> str:
+def part_name(name: str) -> str:
     """Return a temporary name that no other process has, on this machine or another."""
     return f".{name}.{os.getpid()}-{uuid4().hex[:8]}{PART_SUFFIX}"
 
@@ -183,7 +193,7 @@ def write_atomically(path: Path, write: Write) -> None:
     A reader sees the old file or the new one, never a part; a killed writer leaves only a
     `*.part` file behind.
     """
-    part = path.with_name(_part_name(path.name))
+    part = path.with_name(part_name(path.name))
     try:
         with open(part, "wb") as file:
             write(file)

@@ -20,6 +20,7 @@ from ezsr_shards.command import (
 )
 from ezsr_shards.errors import ConfigError, EzsrError
 from ezsr_shards.making import RunOptions, summarize
+from ezsr_shards.urls import show_url
 from ezsr_synth.config import PRESET, CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.presets import list_presets
 from ezsr_synth.run import synthesize
@@ -39,16 +40,23 @@ def build_parser() -> ArgumentParser:
         "images",
         metavar="IMAGES",
         help="a picture, a folder, a class tree (folder = class), a .txt list, tars or URLs "
-        "with {000..123} and ::, or toy:N",
+        "with {000..123} and ::, a folder such as s3://bucket/photos, or toy:N",
     )
-    parser.add_argument("out", metavar="OUT", help="folder for the shards; rerun to continue")
+    parser.add_argument(
+        "out", metavar="OUT", help="folder or URL for the shards; rerun to continue"
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below")
     parser.add_argument("--size", type=str, default="224x224", help="sensor size WxH in pixels")
     parser.add_class_arguments(SynthConfig, None, skip={"size"})
-    parser.add_class_arguments(SourceOptions, None)
+    parser.add_class_arguments(SourceOptions, None, skip={"allow_pipe"})
     parser.add_class_arguments(RunOptions, None, skip={"overwrite"})
     parser.add_argument(
         "--overwrite", action="store_true", help="delete the shard set in OUT and start anew"
+    )
+    parser.add_argument(
+        "--allow-pipe",
+        action="store_true",
+        help="run the commands of pipe:COMMAND in IMAGES, as you wrote them, and read their tars",
     )
     parser.add_argument(
         "--list", choices=("cameras", "motions"), help="print what can be named, and stop"
@@ -91,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         options = parse_arguments(parser, words, _NAMED)
         options.size = SensorSize.parse(options.size)
-        for flag in ("overwrite", "dry_run"):
+        for flag in ("overwrite", "dry_run", "allow_pipe"):
             if not isinstance(options[flag], bool):
                 raise ConfigError(f"{flag} {options[flag]!r}: write true or false")
         config, source, run = (
@@ -103,13 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(estimate(options.images, config, source, run))
             return 0
         report = synthesize(options.images, options.out, config, source, run, options.name)
-        say(summarize(report, options.out))
+        say(summarize(report, show_url(options.out)))
         return 0
     except EzsrError as error:
         print(f"ezsr-synth: {error}", file=sys.stderr)
         return exit_code_of(error)
     except KeyboardInterrupt:
-        where = options.out if options else "OUT"
+        where = show_url(options.out) if options else "OUT"
         print(
             f"\nezsr-synth: stopped. Finished shards are kept in {where}; run the same command "
             f"again to continue.",

@@ -14,12 +14,13 @@ from ezsr_shards.process import available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import count_reasons, list_reasons
 from ezsr_shards.tally import Tally
+from ezsr_shards.urls import is_url
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.reduce import compile_reduction
 from ezsr_synth.simulate import compile_simulation
 from ezsr_synth.sources import Listing, SourceOptions, list_pictures
-from ezsr_synth.tars import TarPictures
+from ezsr_synth.tars import TarPictures, is_pipe
 from ezsr_synth.work import make_samples
 
 _TRIED = 16
@@ -85,7 +86,7 @@ def _count_pictures(listing: Listing) -> tuple[int, str]:
     all_pictures = map(listing.pictures_of, range(listing.shards))
     urls = [tar.url for tar in all_pictures if isinstance(tar, TarPictures)]
     in_first = sum(1 for _ in first)
-    if any("://" in url for url in urls):
+    if any(is_url(url) or is_pipe(url) for url in urls):
         return in_first * len(urls), "(if every tar holds as many as the first)"
     sizes = [os.path.getsize(url) for url in urls]
     return round(in_first * sum(sizes) / max(sizes[0], 1)), "(by the sizes of the tars)"

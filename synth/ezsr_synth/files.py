@@ -123,10 +123,15 @@ def read_list(path: Path) -> list[str]:
     that is not text.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = dict.fromkeys(line.rstrip("\r\n") for line in file)
+        return parse_list(path.read_bytes(), str(path))
     except OSError as error:
         raise InputError(f"IMAGES {path}: cannot be read ({error.strerror})") from error
+
+
+def parse_list(data: bytes, path: str) -> list[str]:
+    """Return the picture paths in the content of a `.txt` list, as `read_list` does."""
+    text = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+    lines = dict.fromkeys(text.split("\n"))
     lines.pop("", None)
     for line in lines:
         if "\0" in line:

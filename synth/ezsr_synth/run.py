@@ -14,6 +14,7 @@ from ezsr_shards.tally import OnInput
 from ezsr_synth.config import SynthConfig
 from ezsr_synth.records import ShardPlan, ShardTask
 from ezsr_synth.sources import SourceOptions, list_pictures
+from ezsr_synth.tars import show_images
 
 SYNTHESIS_VERSION = 3
 """Raised whenever the same configuration gives other bytes, so that no set is a mixture."""
@@ -29,8 +30,8 @@ def synthesize(
 ) -> RunReport:
     """Turn pictures into event shards; what is complete in OUT already is kept.
 
-    images  a picture, a folder, a class tree, a `.txt` list, tars, or `toy:N`
-    out     the folder of the shard set; made if missing
+    images  a picture, a folder, a class tree, a `.txt` list, tars, URLs of these, or `toy:N`
+    out     the folder or URL of the shard set; made if missing
     name    first part of the shards' file names
 
     Raises ConfigError, InputError or OutputError before any work; RunError if too many pictures
@@ -52,7 +53,7 @@ def synthesize(
     plan = SetPlan(
         store=open_output(out),
         name=name,
-        facts=describe_set(deciding, "images", images),
+        facts=describe_set(deciding, "images", show_images(images)),
         shards=listing.shards,
         inputs=listing.pictures,
         classes=listing.classes,

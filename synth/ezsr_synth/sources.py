@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Literal
@@ -19,9 +20,11 @@ from ezsr_shards.errors import ConfigError, InputError
 from ezsr_shards.keys import key_of, mix
 from ezsr_shards.plan import choose_shard_size, fingerprint
 from ezsr_shards.shardset import ShardClass
+from ezsr_shards.urls import is_url, local_path, protocol_of
 from ezsr_synth.decode import EXTENSIONS
 from ezsr_synth.files import FilePictures, class_folder, list_folder, read_list
 from ezsr_synth.records import ImageRecord, Pictures, ShardTask
+from ezsr_synth.remote_files import list_remote
 from ezsr_synth.tars import TarPictures, expand_urls, short_names
 from ezsr_synth.toy import CLASS_NAMES, PAIRS, draw_pair, draw_toy, parse_toy, toy_label
 
@@ -40,6 +43,8 @@ class SourceOptions:
     """File that maps folder names (wnids, say) or labels to words: lines 'n01440764 tench'."""
     split: str | None = None
     """Name of the split, noted in classes.json."""
+    allow_pipe: bool = False
+    """Run the commands of `pipe:COMMAND` in IMAGES, as you wrote them, to read tars from them."""
 
     def __post_init__(self) -> None:
         """Refuse shard sizes that make no shards."""
@@ -77,12 +82,15 @@ class Listing:
 def list_pictures(images: str, options: SourceOptions, out: str | None = None) -> Listing:
     """List IMAGES: a picture, a folder, a class tree, a `.txt` list, tars, or `toy:N`.
 
-    A folder `out` inside IMAGES is left out. Raises InputError with a remedy where there is
-    nothing to read.
+    A folder `out` inside IMAGES, or at a URL below it, is left out. Raises InputError with a
+    remedy where there is nothing to read.
     """
     names = read_classnames(Path(options.classnames)) if options.classnames else {}
     if images.startswith("toy:"):
         return _list_toy(images, options)
+    images = local_path(images)
+    if _is_remote_folder(images):
+        return _list_remote(images, names, options, out)
     if os.path.isdir(images):
         if out and os.path.isdir(out) and os.path.samefile(images, out):
             raise InputError(f"IMAGES {images!r}: is also OUT; give another folder for the shards")
@@ -96,15 +104,40 @@ def list_pictures(images: str, options: SourceOptions, out: str | None = None) -
         paths = read_list(Path(images)) if suffix == ".txt" else [os.path.basename(images)]
         return _list_files(os.path.dirname(images), paths, names, options)
     if ".tar" in images or "://" in images or images.startswith("pipe:"):
-        return _list_tars(expand_urls(images), names, options)
+        return _list_tars(expand_urls(images, options.allow_pipe), names, options)
     raise InputError(
         f"IMAGES {images!r}: no such file or folder; give a picture, a folder, a .txt list, "
         f"tars such as 'data/{{000..123}}.tar', or toy:N"
     )
 
 
+def _is_remote_folder(images: str) -> bool:
+    """Tell whether a URL names a folder or a picture; of http, which has no folders, only tars."""
+    listed = is_url(images) and protocol_of(images) not in ("http", "https")
+    return listed and ".tar" not in images and "::" not in images
+
+
+def _list_remote(
+    url: str, names: Mapping[str, str], options: SourceOptions, out: str | None
+) -> Listing:
+    folder = list_remote(url, out)
+    if folder.tars and not folder.pictures:
+        root = url.rstrip("/")
+        return _list_tars([f"{root}/{tar}" for tar in folder.tars], names, options)
+    paths = list(folder.pictures) if folder.chosen else mix(list(folder.pictures))
+    return _list_files(folder.store.url, paths, names, options, folder.pictures_of)
+
+
+MakePictures = Callable[[tuple[str, ...], tuple[int, ...], tuple[str, ...]], Pictures]
+"""Makes the work of one shard of paths, with their labels and class names, or none of them."""
+
+
 def _list_files(
-    root: str, paths: list[str], names: Mapping[str, str], options: SourceOptions
+    root: str,
+    paths: list[str],
+    names: Mapping[str, str],
+    options: SourceOptions,
+    make_pictures: MakePictures | None = None,
 ) -> Listing:
     if not paths:
         kinds = " ".join(sorted(EXTENSIONS))
@@ -121,11 +154,12 @@ def _list_files(
     label_of = {folder: label for label, folder in enumerate(folders)}
     classes = tuple(ShardClass(n, words_of(f, names), f) for n, f in enumerate(folders))
     size = choose_shard_size(len(paths), options.shard_size)
+    make_pictures = make_pictures or partial(FilePictures, root)
 
-    def pictures_of(index: int) -> FilePictures:
+    def pictures_of(index: int) -> Pictures:
         part = tuple(paths[index * size : (index + 1) * size])
         labels = tuple(label_of[class_folder(path)] for path in part) if by_folder else ()
-        return FilePictures(root, part, labels, tuple(classes[label].name for label in labels))
+        return make_pictures(part, labels, tuple(classes[label].name for label in labels))
 
     shards = ceil(len(paths) / size)
     return Listing(

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import IO, Any
 
-import fsspec
 from braceexpand import braceexpand
 
-from ezsr_shards.errors import InputError
+from ezsr_shards.connect import check_url, open_url
+from ezsr_shards.errors import InputError, StoreError
 from ezsr_shards.keys import key_of, printable
 from ezsr_shards.shard import forget_members, open_tar_stream
+from ezsr_shards.urls import is_url, local_path, show_url, show_urls
 from ezsr_synth.decode import EXTENSIONS, MAX_FILE_BYTES, PictureError
 from ezsr_synth.records import ImageRecord, tidy_caption
 
@@ -24,41 +28,84 @@ _TEXT_FIELDS = ("txt", "json", "cls")
 _MAX_TEXT_BYTES = 1 << 20
 _LABEL_DIGITS = 6
 _MOST_TARS = 1_000_000
+_TAR_WORD = re.compile(r"[^\s'\"|<>=]+\.tar\b")
 
 
-def expand_urls(spec: str) -> list[str]:
-    """Expand `a{000..123}.tar::b.tar` to paths and URLs, in order; raise InputError for pipes."""
+def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
+    """Expand `a{000..123}.tar::b.tar` to paths, URLs and, if allowed, pipes, in order.
+
+    Raises InputError with a remedy for what cannot be read.
+    """
     try:
         expanded = chain.from_iterable(braceexpand(part) for part in spec.split("::"))
-        urls = list(islice(expanded, _MOST_TARS + 1))
+        urls = [local_path(url) for url in islice(expanded, _MOST_TARS + 1)]
     except ValueError as error:
-        raise InputError(f"IMAGES {spec[:80]!r}: unbalanced braces ({error})") from error
+        raise InputError(f"IMAGES {show_urls(spec)[:80]!r}: unbalanced braces ({error})") from error
     if len(urls) > _MOST_TARS:
-        raise InputError(f"IMAGES {spec[:80]!r}: names over {_MOST_TARS} tars; check its braces")
+        raise InputError(
+            f"IMAGES {show_urls(spec)[:80]!r}: names over {_MOST_TARS} tars; check its braces"
+        )
     for url in urls:
-        if url.startswith("pipe:"):
-            raise InputError(
-                f"IMAGES {url[:80]!r}: pipe: would run a program; give a path or a URL instead"
-            )
-        if not url.split("?")[0].endswith(".tar"):
-            raise InputError(f"IMAGES {url!r}: expected a .tar file or URL")
-        if "://" not in url and not os.path.isfile(url):
+        if is_pipe(url):
+            _check_pipe(url, allow_pipe)
+        elif not url.split("?")[0].endswith(".tar"):
+            raise InputError(f"IMAGES {show_url(url)!r}: expected a .tar file or URL")
+        elif not is_url(url) and not os.path.isfile(url):
             raise InputError(f"IMAGES {url!r}: no such tar; check the path and its braces")
     if len(set(urls)) != len(urls):
-        raise InputError(f"IMAGES {spec!r}: a tar is named twice")
+        raise InputError(f"IMAGES {show_urls(spec)!r}: a tar is named twice")
+    _check_first(urls)
     return urls
+
+
+def is_pipe(url: str) -> bool:
+    """Tell whether a tar is what a program prints."""
+    return url.startswith("pipe:")
+
+
+def show_images(images: str) -> str:
+    """Return what the user calls IMAGES without secrets: of a pipe, the tar that it names."""
+    return "::".join(_show(part) for part in images.split("::"))
+
+
+def _show(url: str) -> str:
+    if is_pipe(url):
+        named = _TAR_WORD.findall(url)
+        return f"pipe:{named[-1]}" if named else "pipe:"
+    return show_urls(url)
+
+
+def _check_pipe(url: str, allowed: bool) -> None:
+    if not allowed:
+        raise InputError(
+            f"IMAGES {_show(url)[:80]!r}: pipe: would run a program; give a path or a URL instead, "
+            f"or say --allow-pipe if the command is your own"
+        )
+    if not _TAR_WORD.search(url):
+        raise InputError(
+            f"IMAGES {_show(url)!r}: the command names no .tar, which the keys of its pictures "
+            f"begin with"
+        )
+
+
+def _check_first(urls: list[str]) -> None:
+    """Raise InputError where the first tar behind a URL cannot be had, before any work."""
+    far = next((url for url in urls if is_url(url) and not is_pipe(url)), None)
+    if far is not None:
+        with _open(far):
+            pass
 
 
 def short_names(urls: list[str]) -> list[str]:
     """Return FOLDER/NAME of each tar, its part in the keys; raise InputError if two are equal."""
     names: dict[str, str] = {}
     for url in urls:
-        path = url.split("?")[0] if "://" in url else os.path.abspath(url)
+        path = _show(url) if is_url(url) or is_pipe(url) else os.path.abspath(url)
         name = "/".join(path.removesuffix(".tar").split("/")[-2:])
         if name in names:
             raise InputError(
-                f"IMAGES: {names[name]!r} and {url!r} would give the same keys; rename a folder, "
-                f"or make two shard sets"
+                f"IMAGES: {_show(names[name])!r} and {_show(url)!r} would give the same keys; "
+                f"rename a folder, or make two shard sets"
             )
         names[name] = url
     return list(names)
@@ -140,17 +187,41 @@ class TarPictures:
 
 @contextmanager
 def _open(url: str) -> Iterator[IO[bytes]]:
-    """Open a path or URL; whatever goes wrong while it is open is an InputError that names it."""
+    """Open a path, URL or pipe; what goes wrong while it is open is an InputError that names it."""
     try:
-        with open(url, "rb") if "://" not in url else fsspec.open(url, "rb") as file:
-            yield file
-    except (tarfile.TarError, PictureError, GeneratorExit):
-        raise
-    except ImportError as error:
-        raise InputError(f"IMAGES {url}: {error}; install it to read such URLs") from error
-    except Exception as error:  # every store has errors of its own
-        said = f"{type(error).__name__}: {error}"
-        raise InputError(f"IMAGES {url}: cannot be read ({said})") from error
+        if is_pipe(url):
+            with _run(url.removeprefix("pipe:")) as file:
+                yield file
+        elif is_url(url):
+            check_url(url)
+            with open_url(url) as file:
+                yield file
+        else:
+            with open(url, "rb") as file:
+                yield file
+    except StoreError as error:
+        raise InputError(f"IMAGES {error}") from None
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"IMAGES {_show(url)}: cannot be read ({why})") from None
+
+
+@contextmanager
+def _run(command: str) -> Iterator[IO[bytes]]:
+    """Run a command that the user wrote and allowed; raise OSError where it fails."""
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, shell=True, start_new_session=True, **streams) as process:  # noqa: S602
+        if process.stdout is None:
+            raise OSError("its output is closed")
+        try:
+            yield process.stdout
+            process.stdout.read()
+        except BaseException:
+            with suppress(OSError):  # it has ended by itself
+                os.killpg(process.pid, signal.SIGKILL)  # the shell, and what it started
+            raise
+    if process.returncode:
+        raise OSError(f"the command ended with status {process.returncode}")
 
 
 def _is_wanted(extension: str) -> bool:

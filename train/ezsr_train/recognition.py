@@ -22,6 +22,7 @@ from ezsr_shards.errors import (
 )
 from ezsr_shards.plan import fingerprint
 from ezsr_shards.shardset import CONFIG_FILE, read_classes, read_json
+from ezsr_shards.urls import show_urls
 from ezsr_train.batches import ReadOptions
 from ezsr_train.checkpoint import code_version
 from ezsr_train.encoder import AUTHORS_PX, EncoderFacts, EventEncoder, open_encoder
@@ -322,7 +323,10 @@ def _describe_proof(facts: EncoderFacts, pretrained: str | None) -> str:
 
 
 def _describe_data(recordings: Recordings, source: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"source": source, "format": _format_of(recordings) or "not told"}
+    facts: dict[str, Any] = {
+        "source": show_urls(source),
+        "format": _format_of(recordings) or "not told",
+    }
     if isinstance(recordings, ShardSet):
         facts["shards_sha256"] = recordings.identity
         facts["split"] = read_classes(recordings.folder)[1] or "not named"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -12,10 +11,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import numpy.typing as npt
 
-from ezsr_shards.errors import InputError, ShardError
+from ezsr_shards.errors import InputError, ShardError, StoreError
 from ezsr_shards.events import MAX_SIDE_PX
 from ezsr_shards.lookup import MemberPlaces, locate_samples, read_members_at
 from ezsr_shards.npz import NpzRows
@@ -27,30 +25,31 @@ from ezsr_shards.shardset import (
     read_classes,
     read_json,
 )
-from ezsr_shards.store import write_atomically
+from ezsr_shards.store import open_store, write_atomically
+from ezsr_shards.urls import is_url, show_url
 
 _LOCATED_SHARDS = 160
 _MOST_SAMPLES = 10**7  # in one shard
-_PAUSES_S = (0.5, 2.0)  # between tries to read a remote file
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished tar: where it is read, where it comes from if that is elsewhere, its content.
+    """A finished tar: where it is read, its content, and where it comes from if that is elsewhere.
 
+    far   URL of its set, and its name there
     kept  the places in the tar of the samples that are read; None reads all
     """
 
     path: Path
     samples: int
     sha256: str
-    url: str | None = None
+    far: tuple[str, str] | None = None
     kept: tuple[int, ...] | None = None
 
     def locate(self) -> tuple[MemberPlaces, ...]:
         """Return where its samples lie, after fetching it; raise ShardError where it is broken."""
-        if self.url is not None and not self.path.is_file():
-            _copy(self.url, self.path, self.sha256)
+        if self.far is not None and not self.path.is_file():
+            _copy(*self.far, self.path, self.sha256)
         return _locate(self.path)
 
 
@@ -101,21 +100,22 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
 
     Raises InputError where there is no finished shard set.
     """
-    url = str(source).rstrip("/") if "://" in str(source) else None
+    shown = show_url(str(source))
+    url = str(source).rstrip("/") if is_url(source) else None
     folder = Path(source)
     if url is not None:
         if cache is None:
             raise InputError(
-                f"SHARDS {source}: say where copies may lie, with --cache FOLDER (of "
+                f"SHARDS {shown}: say where copies may lie, with --cache FOLDER (of "
                 f"ezsr-train, --data.cache)"
             )
-        folder = Path(cache) / f"{Path(url).name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+        folder = Path(cache) / f"{Path(shown).name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         for name in (INDEX_FILE, CLASSES_FILE, CONFIG_FILE):
-            _fetch_or_refuse(f"{url}/{name}", folder / name)
+            _fetch_or_refuse(url, name, folder / name)
     if not (folder / INDEX_FILE).is_file():
         raise InputError(
-            f"SHARDS {source}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first, "
+            f"SHARDS {shown}: no {INDEX_FILE}, so no finished shard set; run ezsr-synth first, "
             f"or ezsr-shards import for recordings (ezsr-eval also takes them with --format)"
         )
     try:
@@ -123,11 +123,11 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
         shards = tuple(_read_entry(folder, url, entry) for entry in listed)
         classes, _ = read_classes(folder)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"SHARDS {source}: {INDEX_FILE} is garbled ({error})") from error
+        raise InputError(f"SHARDS {shown}: {INDEX_FILE} is garbled ({error})") from error
     except ShardError as error:
-        raise InputError(f"SHARDS {source}: {error}; run ezsr-synth again") from error
+        raise InputError(f"SHARDS {shown}: {error}; run ezsr-synth again") from error
     if not shards:
-        raise InputError(f"SHARDS {source}: holds no sample")
+        raise InputError(f"SHARDS {shown}: holds no sample")
     return ShardSet(folder, shards, tuple(classes))
 
 
@@ -141,32 +141,31 @@ def _read_entry(folder: Path, url: str | None, entry: dict[str, Any]) -> Shard:
     sha256 = str(entry["sha256"])
     if url is None:
         return Shard(folder / name, samples, sha256)
-    return Shard(folder / f"{sha256[:12]}-{name}", samples, sha256, f"{url}/{name}")
+    return Shard(folder / f"{sha256[:12]}-{name}", samples, sha256, (url, name))
 
 
-def _fetch_or_refuse(url: str, path: Path) -> None:
+def _fetch_or_refuse(url: str, name: str, path: Path) -> None:
     try:
-        _copy(url, path)
+        _copy(url, name, path)
     except ShardError as error:
         raise InputError(f"SHARDS {error}; no finished shard set there?") from error
 
 
-def _copy(url: str, path: Path, sha256: str | None = None) -> None:
-    """Copy a remote file, atomically, with a few tries.
+def _copy(url: str, name: str, path: Path, sha256: str | None = None) -> None:
+    """Copy a file of a store, atomically.
 
     Raises ShardError where it cannot be had, or is not the one that the index tells of.
     """
-    for pause_s in (*_PAUSES_S, None):
-        try:
-            with fsspec.open(url, "rb") as remote:
-                write_atomically(path, partial(_pour, remote, sha256=sha256))
-            return
-        except FileNotFoundError as error:
-            raise ShardError(f"{url}: cannot be read (no such file)") from error
-        except Exception as error:  # every store has errors of its own
-            if pause_s is None:
-                raise ShardError(f"{url}: cannot be read ({error})") from error
-            time.sleep(pause_s)
+    try:
+        with open_store(url).open(name) as remote:
+            write_atomically(path, partial(_pour, remote, sha256=sha256))
+    except StoreError as error:
+        raise ShardError(str(error)) from None
+    except OSError as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        raise ShardError(f"{show_url(url)}/{name}: cannot be read ({why})") from None
+    except ValueError as error:
+        raise ShardError(f"{show_url(url)}/{name}: {error}") from None
 
 
 def _pour(source: IO[bytes], file: IO[bytes], *, sha256: str | None) -> None:

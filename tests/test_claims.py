@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from conftest import smooth_picture, write_picture
 
 from ezsr_shards.beats import Beat, Lookout, beat_name, find_beats
 from ezsr_shards.claims import Claims
+from ezsr_shards.engines.outcomes import Attempt
 from ezsr_shards.errors import ConfigError, OutputError, RunError
 from ezsr_shards.plan import RunOptions
 from ezsr_shards.shardset import encode_json
@@ -326,3 +329,51 @@ def test_a_run_that_slept_while_others_began_anew_ends(
         synthesize(str(pictures), tmp_path, CONFIG, SOURCE, QUICK)
     assert len(list(tmp_path.glob("*.tar"))) <= 2
     assert traces(tmp_path) == []
+
+
+def test_an_answer_that_is_lost_on_the_way_is_not_taken_for_no(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS makes the link, loses the answer, is asked again, and says that there is one."""
+    link = os.link
+
+    def lose_answer(source: object, target: object) -> None:
+        link(source, target)  # type: ignore[arg-type]
+        raise FileExistsError
+
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr("os.link", lose_answer)
+    assert store.create("claim", b"mine")
+    monkeypatch.setattr("os.link", link)
+    assert not store.create("claim", b"of another")
+    assert store.read("claim") == b"mine"
+    assert store.names() == ["claim"]
+
+
+def test_runs_work_where_there_are_no_links(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    store = LocalStore(tmp_path / "store")
+    store.make()
+    assert (store.create("claim", b"one"), store.create("claim", b"two")) == (True, False)
+    synthesize(str(pictures), tmp_path / "out", CONFIG, SOURCE, QUICK)
+    verify(tmp_path / "out")
+    assert not [name for name in store.names() if name != "claim"]
+
+
+def test_a_run_whose_unfinished_file_was_taken_away_tries_again() -> None:
+    """As happens to one that slept, was taken for dead, and wakes."""
+    attempt = Attempt(_Task(0))
+    again = attempt.judge(FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    assert again == Attempt(_Task(0), 2)
+    with pytest.raises(RunError, match="No space left"):
+        attempt.judge(OSError(errno.ENOSPC, "No space left on device"))
+
+
+@dataclass(frozen=True)
+class _Task:
+    index: int

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ezsr_synth import kernels
 from ezsr_synth.kernels import T_SHIFT, _sample_row
 from ezsr_synth.order import order_steps
 
@@ -112,3 +116,10 @@ def test_too_many_events_of_a_microsecond_are_left_to_a_real_sort() -> None:
     rng = np.random.default_rng(0)
     words, ends = draw_block(rng, np.array([0, 1]), 2, 5000)
     assert not order_steps(words, ends, np.array([0, 1]), np.empty(len(words), np.uint64), 0)
+
+
+def test_cached_kernels_know_what_is_compiled_into_them() -> None:
+    folder = Path(kernels.__file__).parent
+    sources = b"".join((folder / name).read_bytes() for name in ("lookup.py", "vector.py"))
+    digest = hashlib.sha256(sources).hexdigest()[:16]
+    assert digest == kernels.COMPILED_IN, "put the digest there, so that no cached code is used"

@@ -178,3 +178,21 @@ def test_status_of_a_run_here(picture_folder: Path, tmp_path: Path) -> None:
     assert run.who.startswith(f"process {os.getpid()} on ")
     assert {one.shard for one in status.in_flight} <= {"events-000000"}
     assert look_at(store, Lookout(store)).runs == ()
+
+
+def test_status_of_what_is_damaged_is_a_sentence(
+    picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    synthesize(str(picture_folder), out, CONFIG, SOURCE, QUICK)
+    (out / "events-000001.tar").unlink()
+    beat = far_beat("a" * 16).__dict__ | {"work": {"recent": {"shards": "x"}, "making": 3}}
+    (out / f".{'a' * 16}.beat").write_text(json.dumps(beat))
+    (out / f".{'b' * 16}.beat").write_text(json.dumps(beat | {"said_s": None}))
+    assert main(["status", str(out)]) == 0
+    assert "3 of 4 complete" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    for damage in ({"name": None}, {"shards": "four"}):
+        (out / "config.json").write_text(json.dumps(config | damage))
+        assert main(["status", str(out)]) == 1
+        assert "its config.json is damaged" in capsys.readouterr().err

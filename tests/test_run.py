@@ -292,9 +292,10 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> No
     for n in range(40):
         write_picture(folder / f"{n}.png", smooth_picture(n, 200, 300))
     slow = ("--size", "320x240", "--views", 2, "--max-events", 400_000, "--shard-size", 4)
-    started = time.monotonic()
-    subprocess.run(command(folder, tmp_path / "whole", *slow), check=True, capture_output=True)
-    duration = time.monotonic() - started
+    for whole in ("first", "whole"):  # the first may have to compile
+        started = time.monotonic()
+        subprocess.run(command(folder, tmp_path / whole, *slow), check=True, capture_output=True)
+        duration = time.monotonic() - started
     rng = random.Random(0)
     kills = 0
     while kills < 10:
@@ -308,7 +309,8 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> No
         for tar in sorted(out.glob("*.tar"))[3:]:  # so that there is always work left to kill
             tar.unlink()
     subprocess.run(command(folder, out, *slow), check=True, capture_output=True)
-    assert set_bytes(out) == set_bytes(tmp_path / "whole")
+    made, whole_bytes = set_bytes(out), set_bytes(tmp_path / "whole")
+    assert sorted(set(made.items()) ^ set(whole_bytes.items())) == []
     assert not list(out.glob(".*.part"))
     verify(out)
 

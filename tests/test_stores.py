@@ -39,6 +39,7 @@ from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.records import ImageRecord
 from ezsr_synth.run import synthesize
 from ezsr_synth.sources import SourceOptions, list_pictures
+from ezsr_synth.tars import show_images
 
 ACCESS_KEY, SECRET, SESSION = "AKIADUMMYDUMMY", "dummy/Secret+of+the+tests", "dummy-session-token"
 BUCKET = "events"
@@ -763,6 +764,19 @@ def test_secrets_of_urls_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         "GET https://host/a/b.tar failed (see https://host/a/b.tar)"
     )
     assert show_url("/a/folder?with=mark") == "/a/folder?with=mark"
+    for url, shown in (
+        ("http://host/{a,b}.tar?sig=TOPSECRET", "http://host/{a,b}.tar"),
+        ("http://host/a.tar?x=1,2;token=TOPSECRET", "http://host/a.tar"),
+        ("https://user:p(a)TOPSECRET@host/a.tar", "https://host/a.tar"),
+        ("https://user:p'TOPSECRET@host/a.tar", "https://host/a.tar"),
+        (
+            "http://host/a.tar?sig=TOPSECRET::http://host/b.tar",
+            "http://host/a.tar::http://host/b.tar",
+        ),
+        ("pipe:curl https://user:TOPSECRET@host/a.tar", "pipe:https://host/a.tar"),
+    ):
+        assert show_images(url) == shown
+        assert "TOPSECRET" not in conceal(f"'{url}': not found, ({url})")
     monkeypatch.setenv("SOME_API_TOKEN", "abcdefgh1234")
     assert conceal("refused: abcdefgh1234 is no token") == "refused: *** is no token"
 

@@ -68,8 +68,10 @@ class Beat:
             beat = Beat(**json.loads(data))
         except (ValueError, TypeError, RecursionError):
             return None
-        kinds = (beat.pid, int), (beat.expiry_s, (int, float)), (beat.work, dict), (beat.host, str)
-        return beat if all(isinstance(value, kind) for value, kind in kinds) else None
+        numbers = beat.expiry_s, beat.started_s, beat.said_s
+        kinds = (beat.pid, int), (beat.count, int), (beat.work, dict), (beat.host, str)
+        whole = all(isinstance(value, kind) for value, kind in kinds)
+        return beat if whole and all(isinstance(n, int | float) for n in numbers) else None
 
 
 def find_beats(names: Iterable[str]) -> list[str]:
@@ -115,7 +117,7 @@ class Heart:
 
     def _go_on(self) -> None:
         while not self._ended.wait(self._expiry_s / BEATS_IN_EXPIRY):
-            with suppress(OSError, EzsrError):  # the work will meet it, too, and can say so
+            with suppress(Exception):  # the work will meet it, too, and can say so
                 self._beat()
 
     def _beat(self) -> None:

@@ -32,6 +32,7 @@ from ezsr_shards.shardset import shard_name
 from ezsr_shards.store import PART_SUFFIX, Store
 
 _SECONDS_BETWEEN_LOOKS = 1.0
+_LONGEST_PAUSE_S = 10.0
 _MOST_LOOKS = 16  # at owners of claims in a round: in arrays of thousands, others look at others
 
 
@@ -47,7 +48,7 @@ class Claims:
     ) -> None:
         """See `beats.Beat` for expiry_s, `beats.Lookout` for the clock."""
         self.heart = Heart(store, expiry_s)
-        self.longest_pause_s = expiry_s / BEATS_IN_EXPIRY
+        self.longest_pause_s = min(expiry_s / BEATS_IN_EXPIRY, _LONGEST_PAUSE_S)
         self._store, self._name = store, name
         self._lookout = Lookout(store, clock)
         self._held: dict[int, tuple[int, float]] = {}

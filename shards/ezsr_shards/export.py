@@ -33,7 +33,7 @@ from ezsr_shards.shardset import (
     write_json,
 )
 from ezsr_shards.store import PART_SUFFIX, Place, Store, open_store, write_atomically
-from ezsr_shards.verify import iterate_samples
+from ezsr_shards.verify import check_index, iterate_samples
 
 EXPORT_VERSION = 1
 """Raised whenever the same samples give other bytes."""
@@ -116,12 +116,13 @@ class _Counts:
 def _describe(store: Store, format: str) -> dict[str, Any]:
     """Return `export.json`; refuse a set that is not complete."""
     config = read_config(store)
-    if store.size(INDEX_FILE) is None:
-        raise OutputError(
-            f"{store.url}: has no {INDEX_FILE}, so it is not complete; run the command that makes "
-            f"it again, then export"
-        )
     records = read_records(store, str(config.get("name")))
+    if store.size(INDEX_FILE) is None or len(records) != config.get("shards"):
+        raise OutputError(
+            f"{store.url}: {len(records)} of {config.get('shards')} shards are complete and listed "
+            f"in {INDEX_FILE}; run the command that makes it again, then export"
+        )
+    check_index(store, records)
     digest = hashlib.sha256("".join(f"{one.name} {one.sha256}\n" for one in records).encode())
     return {"export_version": EXPORT_VERSION, "format": format, "shards": digest.hexdigest()}
 

@@ -95,12 +95,14 @@ def _read_own_config(store: Store) -> dict[str, Any] | None:
 
 
 def _delete_set(store: Store, name: str) -> None:
-    """Delete exactly the files of a shard set, its configuration last."""
+    """Delete exactly the files of a shard set, what says it is whole first, what it is last."""
     names = store.names()
+    for whole in (INDEX_FILE, CLASSES_FILE):
+        store.delete(whole)
     shards = *sorted_shards(names, name, ".json"), *sorted_shards(names, name, ".tar")
     for file in (*shards, *find_traces(names, name)):
         store.delete(file)
-    for other in (INDEX_FILE, CLASSES_FILE, RUNS_FILE, CONFIG_FILE):
+    for other in (RUNS_FILE, CONFIG_FILE):
         store.delete(other)
 
 

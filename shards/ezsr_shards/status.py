@@ -8,7 +8,9 @@ from typing import Any
 
 from ezsr_shards.beats import Beat, Lookout, find_beats
 from ezsr_shards.claims import read_claims
+from ezsr_shards.errors import ShardError
 from ezsr_shards.shardset import (
+    CONFIG_FILE,
     count_reasons,
     list_reasons,
     read_config,
@@ -84,9 +86,16 @@ def look_at(store: Store, lookout: Lookout) -> Status:
     Raises OutputError if there is no shard set, ShardError if a record is damaged.
     """
     config = read_config(store)
-    name = str(config["name"])
-    names = store.names()
-    records = read_records(store, name)
+    name, shards = config.get("name"), config.get("shards")
+    if not isinstance(name, str) or not isinstance(shards, int):
+        raise ShardError(f"{store.url}: its {CONFIG_FILE} is damaged, or not of this program")
+    sizes = store.sizes()
+    names = list(sizes)
+    records = [
+        record
+        for record in read_records(store, name)
+        if sizes.get(f"{record.name}.tar") == record.size_bytes
+    ]
     alive = {token: lookout.is_alive(token) for token in find_beats(names)}
     beats = {token: beat for token in alive if (beat := lookout.read(token))}
     complete = {record.name for record in records}
@@ -101,7 +110,7 @@ def look_at(store: Store, lookout: Lookout) -> Status:
         if owner in beats and alive[owner] is not False
     ]
     rates = _rates([beats[token] for token in beats if alive[token] is not False])
-    shards, inputs = int(config["shards"]), config.get("pictures", config.get("recordings"))
+    inputs = config.get("pictures", config.get("recordings"))
     done = sum(record.pictures for record in records)
     return Status(
         out=store.url,
@@ -167,8 +176,8 @@ def _in_words(status: Status) -> str:
 def _in_flight(shard: str, beat: Beat) -> InFlight:
     making = _part(beat.work, "making")
     facts = _part(making, str(int(shard.rpartition("-")[2])))
-    since_s = facts.get("since_s", beat.said_s)
-    inputs, failures = (int(facts.get(key, 0)) for key in ("inputs", "failures"))
+    since_s = _number(facts, "since_s", beat.said_s)
+    inputs, failures = (int(_number(facts, key)) for key in ("inputs", "failures"))
     return InFlight(shard, str(beat), max(0.0, beat.said_s - since_s), inputs, failures)
 
 
@@ -178,7 +187,7 @@ def _run_status(beat: Beat, alive: bool | None) -> RunStatus:
         beat=beat.count,
         seconds=max(0.0, beat.said_s - beat.started_s),
         alive=alive,
-        shards_made=int(_part(beat.work, "made").get("shards", 0)),
+        shards_made=int(_number(_part(beat.work, "made"), "shards")),
         in_flight=len(_part(beat.work, "making")),
     )
 
@@ -189,7 +198,7 @@ def _rates(beats: list[Beat]) -> dict[str, float]:
     for beat in beats:
         recent = _part(beat.work, "recent")
         for key in rates:
-            rates[key] += recent.get(key, 0) / max(recent.get("seconds", 0.0), 1.0)
+            rates[key] += _number(recent, key) / max(_number(recent, "seconds"), 1.0)
     return rates
 
 
@@ -198,6 +207,11 @@ def _eta_s(rates: Mapping[str, float], shards: int, inputs: int | None) -> float
         return 0.0
     left, rate = (shards, rates["shards"]) if inputs is None else (inputs, rates["inputs"])
     return max(0, left) / rate if rate else None
+
+
+def _number(facts: Mapping[str, Any], name: str, otherwise: float = 0.0) -> float:
+    value = facts.get(name)
+    return float(value) if isinstance(value, int | float) else otherwise
 
 
 def _part(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:

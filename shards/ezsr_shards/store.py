@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from ezsr_shards.errors import OutputError
 from ezsr_shards.urls import is_url, local_path
 
 PART_SUFFIX = ".part"
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system says that has no hard links, such as exFAT and many of FUSE's."""
 
 Write = Callable[[IO[bytes]], None]
 """Writes a file's content to an open file, from first byte to last."""
@@ -167,9 +170,22 @@ class LocalStore(Store):
             part.write_bytes(data)
             os.link(part, self.folder / name)
         except FileExistsError:
-            return False
+            return part.stat().st_nlink > 1  # ours: NFS may lose the answer, and ask again
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._create_unlinked(name, data)
         finally:
             part.unlink(missing_ok=True)
+        return True
+
+    def _create_unlinked(self, name: str, data: bytes) -> bool:
+        """Make a file where there are no links; one that is seen half written is nobody's."""
+        try:
+            with open(self.folder / name, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
         return True
 
     def append(self, name: str, data: bytes) -> None:

@@ -7,7 +7,8 @@ import re
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>,;()]+")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s<>]*[^\s<>'\"(),;:.])")
+"""Rather too much than too little: a comma, a quote or a bracket may be part of a secret."""
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|KEY|CREDENTIAL", re.IGNORECASE)
 _LEAST_SECRET = 8  # characters; shorter values of such variables are words
 
@@ -41,7 +42,7 @@ def show_url(url: str) -> str:
 
 def show_urls(text: str) -> str:
     """Return a text with each URL in it as `show_url` gives it."""
-    return _URL.sub(lambda found: show_url(found[0]), text)
+    return _URL.sub(lambda found: show_url(found[1]), text)
 
 
 def conceal(text: str) -> str:

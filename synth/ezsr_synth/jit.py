@@ -1,8 +1,8 @@
 """How kernels are compiled: one policy for all.
 
 Once, cached on disk, without the interpreter lock, and without `fastmath`, so that neither vector
-width nor block size can change a result. Numba's cache follows a kernel's own file alone: all
-kernels that call one another are in one file.
+width nor block size can change a result. Numba's cache follows a kernel's own file alone: kernels
+that call one another are in one file, or in two whose digest is in it (`kernels.COMPILED_IN`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,10 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
+COMPILED_IN = "93da3cffc443be2f"
+"""Of `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache sees changes
+of this file alone, and a test sees to it that this changes with them."""
+
 T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
 """An event is one word: t (us), y, x, p from the highest bit to the lowest, so that words in order
 are events in order of (t, y, x), OFF before ON where all are equal. Sides have at most 2^13 px."""

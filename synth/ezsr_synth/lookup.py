@@ -3,7 +3,7 @@
 A gather instruction loads its lanes one by one, four values a point. But where the sensor turns
 and scales little, what sixteen neighbours see lies in three rows of 32 picture pixels: these are
 loaded whole, and every point picks its four values out of registers. Same values, same arithmetic
-as the loop in `kernels.py`, so the same bits. Numba's cache does not see changes of this file.
+as the loop in `kernels.py`, so the same bits.
 """
 
 from __future__ import annotations

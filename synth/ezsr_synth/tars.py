@@ -20,7 +20,7 @@ from ezsr_shards.connect import check_url, open_url
 from ezsr_shards.errors import InputError, StoreError
 from ezsr_shards.keys import key_of, printable
 from ezsr_shards.shard import forget_members, open_tar_stream
-from ezsr_shards.urls import is_url, local_path, show_url, show_urls
+from ezsr_shards.urls import is_url, local_path, show_url
 from ezsr_synth.decode import EXTENSIONS, MAX_FILE_BYTES, PictureError
 from ezsr_synth.records import ImageRecord, tidy_caption
 
@@ -40,10 +40,12 @@ def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
         expanded = chain.from_iterable(braceexpand(part) for part in spec.split("::"))
         urls = [local_path(url) for url in islice(expanded, _MOST_TARS + 1)]
     except ValueError as error:
-        raise InputError(f"IMAGES {show_urls(spec)[:80]!r}: unbalanced braces ({error})") from error
+        raise InputError(
+            f"IMAGES {show_images(spec)[:80]!r}: unbalanced braces ({error})"
+        ) from error
     if len(urls) > _MOST_TARS:
         raise InputError(
-            f"IMAGES {show_urls(spec)[:80]!r}: names over {_MOST_TARS} tars; check its braces"
+            f"IMAGES {show_images(spec)[:80]!r}: names over {_MOST_TARS} tars; check its braces"
         )
     for url in urls:
         if is_pipe(url):
@@ -53,7 +55,7 @@ def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
         elif not is_url(url) and not os.path.isfile(url):
             raise InputError(f"IMAGES {url!r}: no such tar; check the path and its braces")
     if len(set(urls)) != len(urls):
-        raise InputError(f"IMAGES {show_urls(spec)!r}: a tar is named twice")
+        raise InputError(f"IMAGES {show_images(spec)!r}: a tar is named twice")
     _check_first(urls)
     return urls
 
@@ -71,8 +73,8 @@ def show_images(images: str) -> str:
 def _show(url: str) -> str:
     if is_pipe(url):
         named = _TAR_WORD.findall(url)
-        return f"pipe:{named[-1]}" if named else "pipe:"
-    return show_urls(url)
+        return f"pipe:{show_url(named[-1])}" if named else "pipe:"
+    return show_url(url)
 
 
 def _check_pipe(url: str, allowed: bool) -> None:

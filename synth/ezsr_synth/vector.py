@@ -1,7 +1,7 @@
 """What Numba needs to be told so that loops over pixels become vector instructions.
 
 Each function is plain Python, which is what runs without the JIT, with a compiled form of the same
-meaning. Numba's cache does not see changes of this file: after one, delete `__pycache__` here.
+meaning.
 """
 
 from __future__ import annotations

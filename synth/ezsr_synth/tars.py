@@ -28,6 +28,7 @@ _TEXT_FIELDS = ("txt", "json", "cls")
 _MAX_TEXT_BYTES = 1 << 20
 _LABEL_DIGITS = 6
 _MOST_TARS = 1_000_000
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 _TAR_WORD = re.compile(r"[^\s'\"|<>=]+\.tar\b")
 
 
@@ -37,6 +38,9 @@ def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
     Raises InputError with a remedy for what cannot be read.
     """
     try:
+        ranges = [abs(int(last) - int(first)) for first, last in _RANGE.findall(spec)]
+        if max(ranges, default=0) >= _MOST_TARS:  # which would be counted out in memory
+            raise _too_many(spec)
         expanded = chain.from_iterable(braceexpand(part) for part in spec.split("::"))
         urls = [local_path(url) for url in islice(expanded, _MOST_TARS + 1)]
     except ValueError as error:
@@ -44,9 +48,7 @@ def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
             f"IMAGES {show_images(spec)[:80]!r}: unbalanced braces ({error})"
         ) from error
     if len(urls) > _MOST_TARS:
-        raise InputError(
-            f"IMAGES {show_images(spec)[:80]!r}: names over {_MOST_TARS} tars; check its braces"
-        )
+        raise _too_many(spec)
     for url in urls:
         if is_pipe(url):
             _check_pipe(url, allow_pipe)
@@ -58,6 +60,11 @@ def expand_urls(spec: str, allow_pipe: bool = False) -> list[str]:
         raise InputError(f"IMAGES {show_images(spec)!r}: a tar is named twice")
     _check_first(urls)
     return urls
+
+
+def _too_many(spec: str) -> InputError:
+    shown = show_images(spec)[:80]
+    return InputError(f"IMAGES {shown!r}: names over {_MOST_TARS} tars; check its braces")
 
 
 def is_pipe(url: str) -> bool:

@@ -103,8 +103,8 @@ class Attempt:
             return Done(index, said)
         if isinstance(said, EzsrError):
             return self.retry(str(said))
-        if isinstance(said, FileNotFoundError):  # others took this run for dead and tidied up
-            return self.retry(f"its unfinished file was taken away ({said})")
+        if isinstance(said, FileNotFoundError) and self.number < ATTEMPTS:
+            return self.retry(str(said))  # others may have taken this run for dead and tidied up
         if isinstance(said, OSError):
             raise RunError(
                 f"OUT: shard {index} could not be written ({said}); mend this and "

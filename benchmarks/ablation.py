@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from grid import Row, Spread, Training, gather_rows, run_cells, train_and_score
+from grid import Row, Spread, Training, gather_rows, run_cells, toy_training, train_and_score
 from jsonargparse import ArgumentParser
 
 from ezsr_shards.command import exit_code_of, parse_arguments, say, use_hyphens
@@ -28,12 +28,7 @@ from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfi
 from ezsr_synth.presets import CAMERAS, MOTIONS
 from ezsr_synth.run import synthesize
 from ezsr_train.config import (
-    AugmentConfig,
-    DataConfig,
-    InputConfig,
-    LogConfig,
     LossConfig,
-    OptimConfig,
     TrainConfig,
 )
 from ezsr_train.ranks import join_ranks
@@ -46,17 +41,6 @@ CAMERA = "davis346"
 _KNN = 16
 _VAL_SEED = 1000
 _NO_NOISE = {"leak_hz": (0.0, 0.0), "shot_noise_hz": (0.0, 0.0), "hot_pixels": (0.0, 0.0)}
-
-
-def _toy_training() -> TrainConfig:
-    """Return how every variant is trained unless told otherwise."""
-    return TrainConfig(
-        input=InputConfig(slice_events=8000),
-        augment=AugmentConfig(slice_jitter=1000),
-        optim=OptimConfig(steps=150, batch=64, lr=1e-3, warmup=20),
-        data=DataConfig(workers=0),
-        log=LogConfig(every=10**6, eval_every=10**6, save_every=10**6, keep=1, tensorboard=False),
-    )
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class Ablation:
     """Of order and augmentation, the same for every variant."""
     variants: tuple[str, ...] = ()
     """Variants to train besides the default; by default all."""
-    train: TrainConfig = field(default_factory=_toy_training)
+    train: TrainConfig = field(default_factory=lambda: toy_training(steps=150, lr=1e-3, warmup=20))
     """How the default is trained; a variant changes one thing of it, or of its recordings."""
 
     def __post_init__(self) -> None:

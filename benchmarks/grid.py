@@ -29,12 +29,30 @@ from ezsr_shards.errors import ConfigError, EzsrError, RunError, check_number
 from ezsr_shards.process import available_cpus, follow_parent
 from ezsr_shards.shardset import CONFIG_FILE, RUNS_FILE, read_json
 from ezsr_train.checkpoint import list_checkpoints
-from ezsr_train.config import TrainConfig
+from ezsr_train.config import (
+    AugmentConfig,
+    DataConfig,
+    InputConfig,
+    LogConfig,
+    OptimConfig,
+    TrainConfig,
+)
 from ezsr_train.loop import ENCODER_FILE, train
 
 Row = dict[str, Any]
 ROWS = "runs"
 _STARTED = time.monotonic()
+
+
+def toy_training(steps: int, lr: float, warmup: int) -> TrainConfig:
+    """Return how a cell is trained on the toy world unless told otherwise."""
+    return TrainConfig(
+        input=InputConfig(slice_events=8000),
+        augment=AugmentConfig(slice_jitter=1000),
+        optim=OptimConfig(steps=steps, batch=64, lr=lr, warmup=warmup),
+        data=DataConfig(workers=0),
+        log=LogConfig(every=10**6, eval_every=10**6, save_every=10**6, keep=1, tensorboard=False),
+    )
 
 
 @dataclass(frozen=True)

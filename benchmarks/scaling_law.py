@@ -20,7 +20,16 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from grid import Row, Spread, Training, gather_rows, run_cells, synthesis_seconds, train_and_score
+from grid import (
+    Row,
+    Spread,
+    Training,
+    gather_rows,
+    run_cells,
+    synthesis_seconds,
+    toy_training,
+    train_and_score,
+)
 from jsonargparse import ArgumentParser
 
 from ezsr_shards.command import exit_code_of, parse_arguments, say, use_hyphens
@@ -30,11 +39,7 @@ from ezsr_shards.shardset import write_json
 from ezsr_synth.config import SensorSize, SynthConfig
 from ezsr_synth.run import synthesize
 from ezsr_train.config import (
-    AugmentConfig,
-    DataConfig,
     InputConfig,
-    LogConfig,
-    OptimConfig,
     TrainConfig,
 )
 from ezsr_train.encoder import make_student
@@ -47,17 +52,6 @@ from ezsr_train.teacher_cache import embed_shards
 _TOY_SENSOR, _TOY_EVENTS = SensorSize(128, 128), 10_000
 _VAL_SEED = 1000
 """Of the held-out recordings; those of training have seed 0."""
-
-
-def _toy_training() -> TrainConfig:
-    """Return how each cell is trained unless told otherwise."""
-    return TrainConfig(
-        input=InputConfig(slice_events=8000),
-        augment=AugmentConfig(slice_jitter=1000),
-        optim=OptimConfig(steps=400, batch=64, lr=3e-3, warmup=40),
-        data=DataConfig(workers=0),
-        log=LogConfig(every=10**6, eval_every=10**6, save_every=10**6, keep=1, tensorboard=False),
-    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class Grid:
     """Held-out set with labels; by default unseen compositions of the toy world."""
     val_pictures: int = 1000
     """Held-out pictures of the toy world."""
-    train: TrainConfig = field(default_factory=_toy_training)
+    train: TrainConfig = field(default_factory=lambda: toy_training(steps=400, lr=3e-3, warmup=40))
     """What all cells have in common."""
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -64,3 +65,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture = ClipArchitecture(8, vision, text)
     save_clip(folder / "clip.safetensors", build_clip(architecture)[0], architecture)
     return folder
+
+
+def set_bytes(out: Path) -> dict[str, str]:
+    """Every file of the shard set and the hash of its bytes."""
+    kept = [*out.glob("*.tar"), *out.glob("*.json")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}

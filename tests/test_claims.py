@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from conftest import smooth_picture, write_picture
+from conftest import set_bytes, smooth_picture, write_picture
 
 from ezsr_shards.beats import Beat, Lookout, beat_name, find_beats
 from ezsr_shards.claims import Claims
@@ -43,11 +42,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-def set_bytes(out: Path) -> dict[str, str]:
-    kept = [*out.glob("*.tar"), *out.glob("*.json")]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 def traces(out: Path) -> list[str]:

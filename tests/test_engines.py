@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, smooth_picture, write_picture
-from test_claims import CONFIG, SOURCE, set_bytes, traces
+from conftest import ROOT, set_bytes, smooth_picture, write_picture
+from test_claims import CONFIG, SOURCE, traces
 from test_run import _Poison
 
 from ezsr_shards.engines.local import run_local

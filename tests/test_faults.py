@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import smooth_picture, write_picture
-from test_claims import set_bytes, traces
+from conftest import set_bytes, smooth_picture, write_picture
+from test_claims import traces
 from test_sources import jpeg
 
 from ezsr_shards.errors import EzsrError

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_claims import CONFIG, QUICK, SOURCE, far_beat, set_bytes, traces
+from conftest import set_bytes
+from test_claims import CONFIG, QUICK, SOURCE, far_beat, traces
 from test_run import break_set
 
 from ezsr_shards.beats import Lookout

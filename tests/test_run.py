@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import smooth_picture, write_picture
+from conftest import set_bytes, smooth_picture, write_picture
 
 from ezsr_shards.engines.local import run_local
 from ezsr_shards.engines.outcomes import Lost, Working
@@ -45,12 +44,6 @@ def run(images: Path, out: Path, workers: int = 2, **options: object) -> RunRepo
         SOURCE,
         RunOptions(workers=workers, **options),  # type: ignore[arg-type]
     )
-
-
-def set_bytes(out: Path) -> dict[str, str]:
-    """Every file of the shard set and the hash of its bytes."""
-    kept = [*out.glob("*.tar"), *out.glob("*.json")]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 def command(*arguments: object) -> list[str]:

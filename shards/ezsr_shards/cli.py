@@ -49,7 +49,7 @@ from ezsr_shards.shardset import (
     read_records,
 )
 from ezsr_shards.status import describe_status, look_at
-from ezsr_shards.store import LocalStore, Place, Store, open_store
+from ezsr_shards.store import Place, Store, open_store
 from ezsr_shards.urls import show_url
 from ezsr_shards.verify import iterate_samples, verify
 
@@ -248,8 +248,7 @@ def _verify(store: Store, options: Any) -> str:
 
 
 def _view(store: Store, options: Any) -> str:
-    inside = store.folder if isinstance(store, LocalStore) else Path()
-    path = Path(options.to) if options.to else inside / "view.png"
+    path = Path(options.to) if options.to else store.nearby / "view.png"
     if path.suffix.lower() not in (".png", ".gif"):
         raise ConfigError(f"to {path}: the name must end in .png or .gif")
     if options.samples < 1 or options.columns < 1:

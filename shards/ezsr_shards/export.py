@@ -32,7 +32,7 @@ from ezsr_shards.shardset import (
     write_classes,
     write_json,
 )
-from ezsr_shards.store import PART_SUFFIX, Place, Store, open_store, write_atomically
+from ezsr_shards.store import PART_SUFFIX, Place, Store, open_store, write_atomically, write_bytes
 from ezsr_shards.verify import check_index, iterate_samples
 
 EXPORT_VERSION = 1
@@ -217,10 +217,7 @@ def _check(sample: Sample, names: Mapping[int, str], keys: set[int]) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    write_atomically(path, write)
+    write_atomically(path, write_bytes(data))
 
 
 def _row(file: str, sample: Sample, names: Mapping[int, str]) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from typing import IO, Any
 from ezsr_shards.connect import check_url, connect, open_url
 from ezsr_shards.errors import OutputError, StoreError
 from ezsr_shards.patience import is_condition, persist
-from ezsr_shards.store import Store, Write, part_name
+from ezsr_shards.store import Store, Write, part_name, write_bytes
 from ezsr_shards.urls import conceal, protocol_of, show_url
 
 _READS_AT_ONCE = 16
@@ -141,7 +141,7 @@ class RemoteStore(Store):
         before = b""
         with suppress(FileNotFoundError):
             before = self.read(name)
-        self.write(name, lambda file: _write_all(file, before + data))
+        self.write(name, write_bytes(before + data))
 
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -213,10 +213,6 @@ def _scratch() -> Iterator[tuple[IO[bytes], str]]:
             yield file, file.name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
 
 
 def _reason(error: Exception) -> str:

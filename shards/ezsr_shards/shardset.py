@@ -13,13 +13,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 from ezsr_shards.errors import OutputError, ShardError
-from ezsr_shards.store import Place, open_store
+from ezsr_shards.store import Place, open_store, write_bytes
 
 CONFIG_FILE, INDEX_FILE, CLASSES_FILE = "config.json", "index.json", "classes.json"
 RUNS_FILE = "runs.jsonl"
@@ -132,8 +131,7 @@ def sorted_shards(names: Iterable[str], name: str, suffix: str) -> list[str]:
 def read_records(place: Place, name: str) -> list[ShardRecord]:
     """Return the records of all complete shards, in order."""
     store = open_store(place)
-    with ThreadPoolExecutor(store.at_once) as pool:
-        return list(pool.map(partial(ShardRecord.read, store), find_shards(store, name, ".json")))
+    return store.read_each(partial(ShardRecord.read, store), find_shards(store, name, ".json"))
 
 
 def read_config(place: Place) -> dict[str, Any]:
@@ -196,12 +194,7 @@ def write_index(place: Place, records: Sequence[ShardRecord]) -> None:
 
 def write_json(place: Place, name: str, facts: Mapping[str, Any]) -> None:
     """Write a JSON object, atomically, with sorted keys."""
-    data = encode_json(facts)
-
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    open_store(place).write(name, write)
+    open_store(place).write(name, write_bytes(encode_json(facts)))
 
 
 def encode_json(facts: Mapping[str, Any]) -> bytes:

@@ -122,12 +122,14 @@ class Share:
         """Take in what is complete in OUT by now; tell whether anything new was."""
         self._looked, before = time.monotonic(), len(self.records)
         name, sizes = self._plan.name, self._claims.look()
-        for file in sorted_shards(sizes, name, ".json"):
-            index = int(file.removesuffix(".json")[len(name) + 1 :])
-            if index < self._plan.shards and index not in self.records:
-                record = self._read(index)
-                if record and sizes.get(f"{record.name}.tar") == record.size_bytes:
-                    self.records[index] = record
+        numbers = (
+            int(file.removesuffix(".json")[len(name) + 1 :])
+            for file in sorted_shards(sizes, name, ".json")
+        )
+        new = [n for n in numbers if n < self._plan.shards and n not in self.records]
+        for index, record in zip(new, self._plan.store.read_each(self._read, new), strict=True):
+            if record and sizes.get(f"{record.name}.tar") == record.size_bytes:
+                self.records[index] = record
         return len(self.records) > before
 
     def _read_complete(self, index: int) -> ShardRecord | None:

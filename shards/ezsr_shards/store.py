@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from uuid import uuid4
 
 from ezsr_shards.errors import OutputError
@@ -19,6 +20,8 @@ PART_SUFFIX = ".part"
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What a file system says that has no hard links, such as exFAT and many of FUSE's."""
 
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
 Write = Callable[[IO[bytes]], None]
 """Writes a file's content to an open file, from first byte to last."""
 
@@ -91,6 +94,16 @@ class Store(ABC):
         """How many small files are best read at once."""
         return 1
 
+    def read_each(self, read: Callable[[_Item], _Found], items: Iterable[_Item]) -> list[_Found]:
+        """Return what `read` makes of each item, in order, as many at once as is best here."""
+        with ThreadPoolExecutor(self.at_once) as pool:
+            return list(pool.map(read, items))
+
+    @property
+    def nearby(self) -> Path:
+        """Folder of this machine for what is drawn or written about the set."""
+        return Path()
+
 
 Place = str | Path | Store
 """Where a shard set lies: a path, a URL, or the store that one of them opens."""
@@ -118,6 +131,11 @@ class LocalStore(Store):
     def url(self) -> str:
         """The folder's path."""
         return str(self.folder)
+
+    @property
+    def nearby(self) -> Path:
+        """The folder itself."""
+        return self.folder
 
     def make(self) -> None:
         """Make the folder if it is missing; raise OutputError where it cannot be written to."""
@@ -196,6 +214,15 @@ class LocalStore(Store):
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
         (self.folder / name).unlink(missing_ok=True)
+
+
+def write_bytes(data: bytes) -> Write:
+    """Return what writes a file of these bytes."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+
+    return write
 
 
 def part_name(name: str) -> str:

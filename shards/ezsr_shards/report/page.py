@@ -6,19 +6,17 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import IO
 
 from ezsr_shards.errors import ConfigError, OutputError, check_number
 from ezsr_shards.report import figures, sections
 from ezsr_shards.report.gallery import class_choices, gallery
 from ezsr_shards.report.markup import plural, text
 from ezsr_shards.report.survey import Survey, survey
-from ezsr_shards.store import LocalStore, Place, open_store, write_atomically
+from ezsr_shards.store import Place, open_store, write_atomically, write_bytes
 
 MARK = '<meta name="generator" content="ezsr-shards report">'
 """What tells our own page, which may be replaced, from anything else."""
@@ -48,8 +46,7 @@ def write_report(place: Place, options: ReportOptions | None = None) -> tuple[Pa
     """
     options = options or ReportOptions()
     store = open_store(place)
-    inside = store.folder if isinstance(store, LocalStore) else Path()
-    path = Path(options.to) if options.to else inside / "report.html"
+    path = Path(options.to) if options.to else store.nearby / "report.html"
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"to {path}: the name must end in .html")
     found = survey(store)
@@ -57,14 +54,10 @@ def write_report(place: Place, options: ReportOptions | None = None) -> tuple[Pa
         if path.exists() and MARK.encode() not in _beginning(path):
             raise OutputError(f"to {path}: is no report, so it is kept; give another name")
         page = build_page(found, options.samples).encode()
-        write_atomically(path, partial(_write, page))
+        write_atomically(path, write_bytes(page))
     except OSError as error:
         raise OutputError(f"to {path}: cannot be written ({error.strerror or error})") from error
     return path, found
-
-
-def _write(page: bytes, file: IO[bytes]) -> None:
-    file.write(page)
 
 
 def _beginning(path: Path) -> bytes:

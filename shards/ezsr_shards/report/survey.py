@@ -165,13 +165,19 @@ def evenly(count: int, most: int) -> list[int]:
 
 
 def _read_records(store: Store, names: Sequence[str], faults: list[str]) -> Iterator[ShardRecord]:
-    for name in names:
+    def read(name: str) -> ShardRecord | ShardError:
         try:
             record = ShardRecord.read(store, name)
             _check_record(record, name)
-            yield record
+            return record
         except ShardError as error:
-            faults.append(str(error))
+            return error
+
+    for found in store.read_each(read, names):
+        if isinstance(found, ShardRecord):
+            yield found
+        else:
+            faults.append(str(found))
 
 
 def _check_record(record: ShardRecord, file: str) -> None:

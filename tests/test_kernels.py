@@ -262,7 +262,7 @@ def test_marked_places_are_listed_in_order(density: float) -> None:
     for length in (16, 48, 640):
         marks = (rng.random(length) < density).astype(np.uint8)
         for lister in (compiled_lister, plain_lister):
-            listed = np.full(length + 1, -1, np.int32)
+            listed = np.full(length + 16, -1, np.int32)
             count = lister(marks, listed)
             assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
 

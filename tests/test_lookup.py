@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ezsr_synth import kernels
+from ezsr_synth import kernels, reduce
 from ezsr_synth.kernels import T_SHIFT, _sample_row
 from ezsr_synth.order import order_steps
 
@@ -118,8 +119,9 @@ def test_too_many_events_of_a_microsecond_are_left_to_a_real_sort() -> None:
     assert not order_steps(words, ends, np.array([0, 1]), np.empty(len(words), np.uint64), 0)
 
 
-def test_cached_kernels_know_what_is_compiled_into_them() -> None:
+@pytest.mark.parametrize("module", [kernels, reduce])
+def test_cached_kernels_know_what_is_compiled_into_them(module: ModuleType) -> None:
     folder = Path(kernels.__file__).parent
-    sources = b"".join((folder / name).read_bytes() for name in ("lookup.py", "vector.py"))
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in ("jit", "lookup", "vector"))
     digest = hashlib.sha256(sources).hexdigest()[:16]
-    assert digest == kernels.COMPILED_IN, "put the digest there, so that no cached code is used"
+    assert digest == module.COMPILED_IN, "put the digest there, so that no cached code is used"

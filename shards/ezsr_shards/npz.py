@@ -56,8 +56,16 @@ def encode_npz(columns: Mapping[str, npt.NDArray[Any]]) -> bytes:
 
 
 def _encode_npy(column: npt.NDArray[Any]) -> bytes:
+    if column.dtype.hasobject:
+        raise ValueError(f"npz: {column.dtype} would need pickle, which allow_pickle=False forbids")
+    return _npy_header(column.dtype.str, column.shape) + column.tobytes()
+
+
+@lru_cache(maxsize=64)
+def _npy_header(kind: str, shape: tuple[int, ...]) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(column), allow_pickle=False)
+    facts = {"descr": kind, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, facts)
     return buffer.getvalue()
 
 

@@ -17,6 +17,7 @@ from ezsr_shards.store import write_atomically
 
 MAX_MEMBER_BYTES = 1 << 30
 MAX_SKIPPED_BYTES = 1 << 36
+_MEMBER_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> TarFacts:
 def write_samples(file: IO[bytes], samples: Iterable[Sample]) -> TarFacts:
     """Write samples as a plain tar to an open file; the bytes depend on the samples alone."""
     hashing = _HashingFile(file)
-    with tarfile.TarFile(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
+    kind = {"format": tarfile.USTAR_FORMAT, "copybufsize": _MEMBER_CHUNK}
+    with tarfile.TarFile(fileobj=hashing, mode="w", **kind) as tar:  # type: ignore[arg-type]
         for sample in samples:
             for extension, data in encode_sample(sample).items():
                 add_member(tar, f"{sample.key}.{extension}", data)

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from ezsr_synth.config import CameraConfig, SensorSize
-from ezsr_synth.kernels import OFF, ON, Effects, Pixels, spread_leaks, spread_thresholds
+from ezsr_synth.kernels import (
+    OFF,
+    ON,
+    Effects,
+    Pixels,
+    make_scratch,
+    spread_leaks,
+    spread_thresholds,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Camera:
         spread_thresholds(self.threshold_off, self.threshold_mismatch, OFF, seed, off)
         if self.leaks:
             hot = (self.hot_pixels, *self.hot_pixel_hz)
-            spread_leaks(self.leak_hz, hot, seed, on, leak)
+            spread_leaks(self.leak_hz, hot, seed, on, make_scratch(size.width), leak)
         return Pixels(on, off, leak)
 
     @property

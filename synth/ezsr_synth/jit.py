@@ -1,8 +1,10 @@
 """How kernels are compiled: one policy for all.
 
 Once, cached on disk, without the interpreter lock, and without `fastmath`, so that neither vector
-width nor block size can change a result. Numba's cache follows a kernel's own file alone: kernels
-that call one another are in one file, or in two whose digest is in it (`kernels.COMPILED_IN`).
+width nor block size can change a result. Kernels make no arrays (`_nrt`): Numba then need not count
+who holds them, by atomic instructions in the midst of a row, nor compile code for it. Its cache
+follows a kernel's own file alone: kernels that call one another are in one file, or in two whose
+digest is in it (`kernels.COMPILED_IN`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, TypeVar, cast
 import numba
 
 _Kernel = TypeVar("_Kernel", bound=Callable[..., Any])
-_POLICY: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_POLICY: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 def jit(kernel: _Kernel) -> _Kernel:

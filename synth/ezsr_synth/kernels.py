@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.lookup import POINT_BITS, RUN, look_up_run, sees_runs
-from ezsr_synth.vector import list_marked, peek_pixel, peek_scene, poke_event, poke_row
+from ezsr_synth.vector import LANES, list_marked, peek_pixel, peek_scene, poke_event, poke_row
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -25,9 +25,9 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "93da3cffc443be2f"
-"""Of `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache sees changes
-of this file alone, and a test sees to it that this changes with them."""
+COMPILED_IN = "e632907cbcb21319"
+"""Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
+sees changes of this file alone, and a test sees to it that this changes with them."""
 
 T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
 """An event is one word: t (us), y, x, p from the highest bit to the lowest, so that words in order
@@ -104,14 +104,16 @@ class Step(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room for the work on one row.
+    """Room for the work on one row, made by `make_scratch`.
 
     marks, again  uint8, 1 where a pixel fires, for the first time or anew; a multiple of 16 long
     listed        int32, the places of marks
     levels        float32, references after an event
     ends          float64, when the rest after it ends, us from the step's start
     rows          float32, three rows of values half done
+    seen          float32, what is seen at the step's start, and at its end
     resting       int32, the places of the first `rest_count[0]` pixels that rest, in any order
+    noisy         int32, the places of the first `noisy_count[0]` pixels where noise comes
     """
 
     marks: U8
@@ -120,8 +122,25 @@ class Scratch(NamedTuple):
     levels: F32
     ends: F64
     rows: tuple[F32, F32, F32]
+    seen: tuple[F32, F32]
     resting: I32
     rest_count: I64
+    noisy: I32
+    noisy_count: I64
+
+
+def make_scratch(width: int) -> Scratch:
+    """Return room for the work on rows of a width."""
+    whole = (width + LANES - 1) // LANES * LANES
+    marks, again = np.zeros((2, whole), np.uint8)
+    listed, resting, noisy = np.empty((3, whole + LANES), np.int32)
+    levels, *rows = np.empty((4, whole), np.float32)
+    before, now = np.empty((2, width), np.float32)
+    rest_count, noisy_count = np.zeros((2, 1), np.int64)
+    return Scratch(
+        *(marks, again, listed, levels, np.empty(whole), (rows[0], rows[1], rows[2])),
+        *((before, now), resting, rest_count, noisy, noisy_count),
+    )
 
 
 _CHUNK, _MIDDLE = 64, np.int32(32)
@@ -276,7 +295,12 @@ def spread_thresholds(
 
 @jit
 def spread_leaks(
-    leak_hz: float, hot: tuple[float, float, float], seed: np.uint64, on: F32, out: F32
+    leak_hz: float,
+    hot: tuple[float, float, float],
+    seed: np.uint64,
+    on: F32,
+    scratch: Scratch,
+    out: F32,
 ) -> None:
     """Give every pixel the fall of its reference in log intensity per us.
 
@@ -287,7 +311,6 @@ def spread_leaks(
     share, least_hz, most_hz = hot
     height, width = out.shape
     nominal, decades = np.float32(leak_hz * 1e-6), np.float32(_LEAK_DECADES * np.log(10.0))
-    scratch = _make_scratch(width)
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         for x in range(width):
@@ -309,6 +332,7 @@ def start_pixels(
     pixels: Pixels,
     random_phase: bool,
     effects: Effects,
+    scratch: Scratch,
     state: State,
 ) -> None:
     """Set what every pixel remembers at the start of the path.
@@ -320,7 +344,6 @@ def start_pixels(
     height, width = state.reference.shape
     filters, noisy = effects.bandwidth_hz > 0, effects.shot_noise_hz > 0
     never = np.exp(-effects.shot_noise_hz * 1e-6 * t_us[-1])
-    scratch = _make_scratch(width)
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         seen = state.seen[y]
@@ -401,6 +424,7 @@ def fire_events(
     pixels: Pixels,
     effects: Effects,
     states: tuple[State, State],
+    scratch: Scratch,
     last_us: int,
     words: U64,
     ends: I64,
@@ -421,13 +445,14 @@ def fire_events(
     begun, state = states
     height, width = state.reference.shape
     rests, noisy, count = effects.refractory_us > 0, effects.shot_noise_hz > 0, 0
-    before, now = np.empty(width, np.float32), np.empty(width, np.float32)
-    scratch = _make_scratch(width)
+    before, now = scratch.seen
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         _copy_row(begun, state, effects, y, before)
         if rests:
             _list_resting(t_us[0], y, state.release, scratch)
+        if noisy:
+            _list_noisy(t_us[-1], y, state.arrival, scratch)
         for k in range(1, len(t_us)):
             step = Step(y, y * width, t_us[k - 1], t_us[k], min(t_us[k], last_us))
             _sample_row(log_picture, warps[k], y, now)
@@ -441,8 +466,7 @@ def fire_events(
             if rests:
                 _unmark_resting(marks, scratch)
             if noisy:
-                _mark_arrivals(step, state, marks, scratch.again)
-                active = list_marked(scratch.again, listed)
+                active = _list_arrivals(step, state, marks, scratch)
                 if active:
                     count = _fire_noisy(
                         *(active, before, now, step, pixels, effects, state, scratch, words, count)
@@ -456,23 +480,9 @@ def fire_events(
                 count = fired
             ends[y, k - 1] = count
             before, now = now, before
-        state.seen[y] = before
+        for x in range(width):
+            state.seen[y, x] = before[x]
     return count
-
-
-@jit
-def _make_scratch(width: int) -> Scratch:
-    whole = (width + 15) // 16 * 16
-    return Scratch(
-        np.zeros(whole, np.uint8),
-        np.zeros(whole, np.uint8),
-        np.empty(whole + 1, np.int32),
-        np.empty(whole, np.float32),
-        np.empty(whole),
-        (np.empty(whole, np.float32), np.empty(whole, np.float32), np.empty(whole, np.float32)),
-        np.empty(whole + 1, np.int32),
-        np.zeros(1, np.int64),
-    )
 
 
 @jit_into
@@ -516,6 +526,14 @@ def _list_resting(start_us: int, y: int, release: F64, scratch: Scratch) -> None
 
 
 @jit_into
+def _list_noisy(stop_us: int, y: int, arrival: F64, scratch: Scratch) -> None:
+    """List the pixels of a row where noise comes before the last time sample: mostly few."""
+    for x in range(arrival.shape[1]):
+        scratch.again[x] = arrival[y, x] < stop_us
+    scratch.noisy_count[0] = list_marked(scratch.again, scratch.noisy)
+
+
+@jit_into
 def _end_rests(before: F32, now: F32, step: Step, state: State, scratch: Scratch) -> None:
     """Where a rest ends in this time step, let the reference be what is seen then."""
     start, stop, y = float(step.start_us), float(step.stop_us), step.y
@@ -549,12 +567,15 @@ def _unmark_resting(marks: U8, scratch: Scratch) -> None:
 
 
 @jit_into
-def _mark_arrivals(step: Step, state: State, marks: U8, noisy: U8) -> None:
-    """Mark the pixels where noise comes before the end of this step, and take them off `marks`."""
-    for x in range(state.reference.shape[1]):
-        comes = state.arrival[step.y, x] < step.stop_us
-        noisy[x] = comes
-        marks[x] &= not comes
+def _list_arrivals(step: Step, state: State, marks: U8, scratch: Scratch) -> int:
+    """List the pixels where noise comes before the end of this step; take them off `marks`."""
+    listed, count = scratch.listed, 0
+    for n in range(scratch.noisy_count[0]):
+        x = scratch.noisy[n]
+        if state.arrival[step.y, x] < step.stop_us:
+            listed[count], marks[x] = x, 0
+            count += 1
+    return count
 
 
 @jit_into
@@ -703,8 +724,8 @@ def compile_start() -> None:
     """Compile, or load from the cache, the kernels that make pixels what they are at the start."""
     scene, path, pixels, effects = _tiny_work()
     spread_thresholds(1.0, 0.1, ON, effects.seed, pixels.on)
-    spread_leaks(1.0, (0.1, 1.0, 2.0), effects.seed, pixels.on, pixels.leak)
-    start_pixels(scene, path, pixels, True, effects, _tiny_state())
+    spread_leaks(1.0, (0.1, 1.0, 2.0), effects.seed, pixels.on, make_scratch(2), pixels.leak)
+    start_pixels(scene, path, pixels, True, effects, make_scratch(2), _tiny_state())
 
 
 def compile_firing() -> None:
@@ -712,7 +733,7 @@ def compile_firing() -> None:
     scene, path, pixels, effects = _tiny_work()
     words, ends = np.empty(1, np.uint64), np.empty((2, 1), np.int64)
     states = _tiny_state(), _tiny_state()
-    fire_events(scene, path, pixels, effects, states, 0, words, ends)
+    fire_events(scene, path, pixels, effects, states, make_scratch(2), 0, words, ends)
 
 
 def compile_kernels() -> None:

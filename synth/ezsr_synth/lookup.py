@@ -3,7 +3,7 @@
 A gather instruction loads its lanes one by one, four values a point. But where the sensor turns
 and scales little, what sixteen neighbours see lies in three rows of 32 picture pixels: these are
 loaded whole, and every point picks its four values out of registers. Same values, same arithmetic
-as the loop in `kernels.py`, so the same bits.
+as the loop in `kernels.py`, so the same bits. Likewise sixteen neighbours of a reduced row.
 """
 
 from __future__ import annotations
@@ -70,6 +70,24 @@ def look_up_run(
         row[place + n] = above + fy * (below - above)
 
 
+def add_run(
+    values: npt.NDArray[np.float32],
+    first: npt.NDArray[np.int32],
+    away: int,
+    weights: npt.NDArray[np.float32],
+    start: int,
+    row: npt.NDArray[np.float32],
+    place: int,
+) -> None:
+    """Add weights[n] * values[first[n] + away] to row[n], for n = place to place + 15.
+
+    first    within 31 of one another, none before the first of them; 32 values are loaded
+    weights  of any shape; the first that is meant is at the offset `start`
+    """
+    for n in range(place, place + RUN):
+        row[n] += weights.reshape(-1)[start + n - place] * values[first[n] + away]
+
+
 class _Vectors:
     """Writes LLVM instructions on 16 lanes."""
 
@@ -93,12 +111,15 @@ class _Vectors:
         rest = self._builder.and_(position, _WORDS([_FRACTION] * LANES))
         return self._builder.fmul(self._builder.sitofp(rest, _FLOATS), _FLOATS([_UNIT] * LANES))
 
+    def load(self, at: Any, kind: Any = _FLOATS) -> Any:
+        return self._builder.load(self._builder.bitcast(at, kind.as_pointer()), align=4)
+
+    def store(self, value: Any, at: Any) -> None:
+        self._builder.store(value, self._builder.bitcast(at, _FLOATS.as_pointer()), align=4)
+
     def load_row(self, at: Any) -> tuple[Any, Any]:
         """Load 32 pixels."""
-        halves = (at, self._builder.gep(at, [_LONG(LANES)]))
-        pointers = [self._builder.bitcast(half, _FLOATS.as_pointer()) for half in halves]
-        low, high = (self._builder.load(pointer, align=4) for pointer in pointers)
-        return low, high
+        return self.load(at), self.load(self._builder.gep(at, [_LONG(LANES)]))
 
     def pick(self, row: tuple[Any, Any], lane: Any) -> Any:
         kind = ir.FunctionType(_FLOATS, [_FLOATS, _WORDS, _FLOATS])
@@ -145,8 +166,7 @@ def _look_up(typing: Any, picture: Any, corner: Any, x: Any, y: Any, row: Any, p
             )
             for n in (0, 1)
         )
-        to = builder.bitcast(builder.gep(out.data, [values[5]]), _FLOATS.as_pointer())
-        builder.store(vectors.blend(fy, above, below), to, align=4)
+        vectors.store(vectors.blend(fy, above, below), builder.gep(out.data, [values[5]]))
         return context.get_dummy_value()
 
     return types.void(picture, types.int64, x, y, row, types.int64), generate
@@ -157,3 +177,37 @@ def _compile_look_up_run(picture, corner, x, y, row, place):  # type: ignore[no-
     if not PERMUTES:
         return lambda picture, corner, x, y, row, place: None  # `sees_runs` never lets it happen
     return lambda picture, corner, x, y, row, place: _look_up(picture, corner, x, y, row, place)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add(
+    typing: Any, source: Any, first: Any, away: Any, weights: Any, start: Any, row: Any, place: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vectors, at = _Vectors(builder), values[6]
+        pixels, places, shares, out = (
+            make_array(signature.args[n])(context, builder, values[n]).data for n in (0, 1, 3, 5)
+        )
+        lanes = vectors.load(builder.gep(places, [at]), _WORDS)
+        lowest = builder.extract_element(lanes, _WORD(0))
+        begin = builder.add(builder.sext(lowest, _LONG), values[2])
+        seen = vectors.pick(
+            vectors.load_row(builder.gep(pixels, [begin])),
+            builder.sub(lanes, vectors.splat(lowest)),
+        )
+        share = vectors.load(builder.gep(shares, [values[4]]))
+        to = builder.gep(out, [at])
+        vectors.store(builder.fadd(vectors.load(to), builder.fmul(share, seen)), to)
+        return context.get_dummy_value()
+
+    long = types.int64
+    return types.void(source, first, long, weights, long, row, long), generate
+
+
+@overload(add_run)
+def _compile_add_run(values, first, away, weights, start, row, place):  # type: ignore[no-untyped-def]
+    if not PERMUTES:
+        return lambda values, first, away, weights, start, row, place: None  # never comes to it
+    return lambda values, first, away, weights, start, row, place: _add(
+        values, first, away, weights, start, row, place
+    )

@@ -34,7 +34,7 @@ class Motion:
         """Raise ValueError unless the shapes and times are as promised."""
         if self.warps.shape != (len(self.t_us), 3, 3) or len(self.t_us) < 2:
             raise ValueError(f"motion: {self.warps.shape} warps for {len(self.t_us)} times (>= 2)")
-        if self.t_us[0] != 0 or np.any(np.diff(self.t_us) <= 0):
+        if self.t_us[0] != 0 or not (self.t_us[1:] > self.t_us[:-1]).all():
             raise ValueError("motion: times must increase from 0")
 
     @property
@@ -49,7 +49,7 @@ class Motion:
 
     def at(self, t_us: float) -> F64:
         """Return the warp (3, 3) at any time inside the path, linear between samples."""
-        k = int(np.clip(np.searchsorted(self.t_us, t_us, "right") - 1, 0, len(self.t_us) - 2))
+        k = min(max(int(self.t_us.searchsorted(t_us, "right")) - 1, 0), len(self.t_us) - 2)
         share = (t_us - self.t_us[k]) / (self.t_us[k + 1] - self.t_us[k])
         warp: F64 = (1.0 - share) * self.warps[k] + share * self.warps[k + 1]
         return warp

@@ -1,23 +1,25 @@
 """Order: event words as the kernels write them, row by row, into the order of time.
 
-A row's events come time step by time step. So the events of one step are those of a short time, few
-enough to be counted and put in place within the CPU's nearest cache, which takes half as long as to
-sort all words.
+Counting says where each microsecond's events begin. A row's events come time step by time step, so
+those of one step, of all rows, go to places near one another, within the CPU's nearest cache.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.kernels import I64, T_SHIFT, U64
 
-LONGEST_STEP_US = 1 << 17
-"""Counting takes time for every microsecond, so longer steps had better be sorted."""
+U32 = npt.NDArray[np.uint32]
+
+LONGEST_US = 1 << 20
+"""Counting takes time for every microsecond, so longer blocks had better be sorted."""
 _MOST_MOVES = 8
+_SHIFT, _ONE = np.uint64(T_SHIFT), np.uint32(1)
 
 
-@jit
 def order_steps(words: U64, ends: I64, t_us: I64, ordered: U64, filled: int) -> bool:
     """Append a block's event words to ordered[:filled], all in order; tell whether that is done.
 
@@ -27,29 +29,36 @@ def order_steps(words: U64, ends: I64, t_us: I64, ordered: U64, filled: int) -> 
     t_us    int64 (K + 1), the ends of the steps; an event may lie on either
     filled  what is there already is not later than t_us[0]
 
-    False, and the appended words left in any order, where too many of them share a microsecond.
+    False, and the appended words left in any order, where the block is long or too many events
+    share a microsecond.
     """
+    start_us, length_us = int(t_us[0]), int(t_us[-1] - t_us[0])
+    if length_us > LONGEST_US:
+        ordered[filled : filled + len(words)] = words
+        return False
+    places = np.zeros(length_us + 1, np.uint32)
+    return bool(_count_into(words, ends, np.uint64(start_us << T_SHIFT), places, ordered, filled))
+
+
+@jit
+def _count_into(
+    words: U64, ends: I64, start: np.uint64, places: U32, ordered: U64, filled: int
+) -> bool:
+    """Put every word in place; `places` has a zero for every microsecond from `start` on."""
+    for n in range(len(words)):
+        places[(words[n] - start) >> _SHIFT] += _ONE
+    free = np.uint32(filled)
+    for us in range(len(places)):
+        count, places[us] = places[us], free
+        free += count
     height, steps = ends.shape
-    longest_us = 0
     for k in range(steps):
-        longest_us = max(longest_us, t_us[k + 1] - t_us[k])
-    places, free = np.empty(longest_us + 1, np.int64), filled
-    for k in range(steps):
-        start_us = t_us[k]
-        counted = places[: t_us[k + 1] - start_us + 1]
-        counted[:] = 0
         for y in range(height):
             for n in range(_begin(ends, y, k), ends[y, k]):
-                counted[np.int64(words[n] >> np.uint64(T_SHIFT)) - start_us] += 1
-        for moment in range(len(counted)):
-            count, counted[moment] = counted[moment], free
-            free += count
-        for y in range(height):
-            for n in range(_begin(ends, y, k), ends[y, k]):
-                moment = np.int64(words[n] >> np.uint64(T_SHIFT)) - start_us
-                ordered[counted[moment]] = words[n]
-                counted[moment] += 1
-    return _insert(ordered, max(filled, 1), free)
+                moment = (words[n] - start) >> _SHIFT
+                ordered[places[moment]] = words[n]
+                places[moment] += _ONE
+    return bool(_insert(ordered, max(filled, 1), filled + len(words)))
 
 
 @jit_into
@@ -59,12 +68,14 @@ def _begin(ends: I64, y: int, k: int) -> int:
     return int(ends[y - 1, -1]) if y > 0 else 0
 
 
-@jit
+@jit_into
 def _insert(words: U64, start: int, stop: int) -> bool:
     """Put words that are out of order by little where they belong, unless that takes long."""
     left = _MOST_MOVES * (stop - start)
     for n in range(start, stop):
         word, to = words[n], n
+        if words[n - 1] <= word:
+            continue
         while to > 0 and words[to - 1] > word:
             words[to] = words[to - 1]
             to -= 1

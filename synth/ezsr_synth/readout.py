@@ -15,44 +15,53 @@ Events = tuple[U16, U16, I64, U8]
 """Columns x, y, t (us), p."""
 
 
-@jit
 def unpack(words: U64) -> Events:
     """Return the columns of event words."""
     count = len(words)
     x, y = np.empty(count, np.uint16), np.empty(count, np.uint16)
-    t, p = np.empty(count, np.int64), np.empty(count, np.uint8)
+    columns = x, y, np.empty(count, np.int64), np.empty(count, np.uint8)
+    _unpack(words, columns)
+    return columns
+
+
+@jit
+def _unpack(words: U64, columns: Events) -> None:
+    x, y, t, p = columns
     side = np.uint64((1 << (Y_SHIFT - X_SHIFT)) - 1)
-    for n in range(count):
+    for n in range(len(words)):
         word = words[n]
         x[n] = (word >> np.uint64(X_SHIFT)) & side
         y[n] = (word >> np.uint64(Y_SHIFT)) & side
         t[n] = word >> np.uint64(T_SHIFT)
         p[n] = word & np.uint64(1)
-    return x, y, t, p
 
 
-@jit
 def read_rows(events: Events, row_us: float, rows: int, read_at: F64) -> None:
     """Set when an arbiter reads each event, in us: rows one by one, all that wait in one at once.
 
     events  sorted by (t, y, x); rows are served in the order of their first waiting event, each
             for `row_us`, and what comes in a row while it is served waits for its next turn
     """
-    _, y, t, _ = events
-    count = len(t)
-    waiting, queue = np.zeros(rows, np.bool_), np.empty(rows, np.int64)
-    first, last = np.full(rows, -1, np.int64), np.full(rows, -1, np.int64)  # of each row's events
-    follows = np.full(count, -1, np.int64)
+    _read_rows(
+        events[1], events[2], row_us, np.full((3, rows), -1), np.full(len(read_at), -1), read_at
+    )
+
+
+@jit
+def _read_rows(y: U16, t: I64, row_us: float, queued: I64, follows: I64, read_at: F64) -> None:
+    """Serve rows; `queued` has room for the queue, and each row's first and last waiting event."""
+    queue, first, last = queued
+    count, rows = len(t), len(queue)
     head, length, n, free = 0, 0, 0, 0.0
     while n < count or length > 0:
         if length == 0:
             free = max(free, np.float64(t[n]))
         while n < count and t[n] <= free:
             row = y[n]
-            if waiting[row]:
+            if first[row] >= 0:
                 follows[last[row]] = n
             else:
-                waiting[row], first[row] = True, n
+                first[row] = n
                 queue[(head + length) % rows] = row
                 length += 1
             last[row] = n
@@ -64,7 +73,7 @@ def read_rows(events: Events, row_us: float, rows: int, read_at: F64) -> None:
         while member >= 0:
             read_at[member] = free
             member = follows[member]
-        waiting[row] = False
+        first[row] = -1
 
 
 def read_out(words: U64, camera: Camera, size: SensorSize, duration_us: int) -> U64:

@@ -13,12 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
-from ezsr_synth.vector import peek_scene, poke_row
+from ezsr_synth.lookup import RUN, add_run
+from ezsr_synth.vector import PERMUTES, peek_scene, poke_row
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
+Box = tuple[int, int, int, int]
 _HALF = np.float32(0.5)
+_BEYOND = 2 * RUN
+"""Values that follow a row, since 32 are loaded at once; they never count."""
+
+COMPILED_IN = "e632907cbcb21319"
+"""As in `kernels.py`."""
 
 
 class Taps(NamedTuple):
@@ -36,51 +43,76 @@ class Taps(NamedTuple):
 
 def area_taps(length: int, reduced: int, start: int, stop: int, channels: int = 1) -> Taps:
     """Return the taps of pixels start to stop, of `reduced` ones that cover `length`."""
-    scale = length / reduced
-    most = min(int(np.ceil(scale - 1e-9)) + 1, length)
-    edges = np.minimum(np.arange(start, stop + 1) * scale, length)
-    first = np.minimum(np.floor(edges[:-1] + 1e-9).astype(np.int32), length - most)
-    places = first + np.arange(most)[:, None]
-    covered = np.minimum(places + 1, edges[1:]) - np.maximum(places, edges[:-1])
-    shares = np.clip(covered, 0, None) / scale
-    first = (first[:, None] * channels + np.arange(channels)).ravel().astype(np.int32)
-    weights = np.repeat(shares, channels, axis=1).astype(np.float32)
-    return Taps(first, channels, np.ascontiguousarray(weights))
+    most = min(int(np.ceil(length / reduced - 1e-9)) + 1, length)
+    count = (stop - start) * channels
+    taps = Taps(np.empty(count, np.int32), channels, np.empty((most, count), np.float32))
+    _cover(length, length / reduced, start, taps)
+    return taps
 
 
-def reduce_rgb(rgb: U8, size: tuple[int, int], window: tuple[int, int, int, int]) -> U8:
-    """Return the window (x0, y0, x1, y1) of an RGB picture (h, w, 3) reduced to (width, height)."""
+@jit
+def _cover(length: int, scale: float, start: int, taps: Taps) -> None:
+    """Fill in taps: pixel n covers from n scale to (n + 1) scale, and pixels before and beyond."""
+    most, count = taps.weights.shape
+    for n in range(0, count, taps.apart):
+        pixel = start + n // taps.apart
+        begin, end = min(pixel * scale, length), min((pixel + 1) * scale, length)
+        first = min(int(np.floor(begin + 1e-9)), length - most)
+        for channel in range(taps.apart):
+            taps.first[n + channel] = first * taps.apart + channel
+        for k in range(most):
+            covered = min(first + k + 1.0, end) - max(float(first + k), begin)
+            for channel in range(taps.apart):
+                taps.weights[k, n + channel] = np.float32(max(covered, 0.0) / scale)
+
+
+def reduce_rgb(rgb: U8, crop: Box, size: tuple[int, int], window: Box) -> U8:
+    """Return the window of a picture's crop that is reduced to (width, height), as RGB.
+
+    rgb   uint8 (h, w, 3)
+    crop  (x0, y0, x1, y1) in its pixels; `window` in those of the reduced crop
+    """
     x0, y0, x1, y1 = window
-    height, width = rgb.shape[:2]
-    across, down = area_taps(width, size[0], x0, x1, channels=3), area_taps(height, size[1], y0, y1)
-    left, right = across.first[0], across.first[-1] + 1 + 3 * (len(across.weights) - 1)
-    top, bottom = down.first[0], down.first[-1] + len(down.weights)
-    codes = np.ascontiguousarray(rgb[top:bottom, left // 3 : right // 3])
+    across = area_taps(crop[2] - crop[0], size[0], x0, x1, channels=3)
+    down = area_taps(crop[3] - crop[1], size[1], y0, y1)
     out = np.empty((y1 - y0, (x1 - x0) * 3), np.uint8)
+    left = int(across.first[0])
+    total = np.empty(int(across.first[-1]) + 3 * len(across.weights) - left + _BEYOND, np.float32)
     across.first[:] -= left
-    down.first[:] -= top
-    _reduce_codes(codes.reshape(bottom - top, -1), across, down, out)
+    codes = np.ascontiguousarray(rgb).reshape(len(rgb), -1)
+    corner = crop[1], 3 * crop[0] + left
+    _reduce_codes(codes, corner, across, down, (total, np.empty(out.shape[1], np.float32)), out)
     return out.reshape(y1 - y0, x1 - x0, 3)
 
 
-def reduce_luminance(rgb: U8, weights: F32, size: tuple[int, int]) -> F32:
-    """Return sum over c of weights[c, rgb[..., c]], reduced: (h, w, 3) and (3, 256) -> (H, W)."""
+def reduce_luminance(rgb: U8, crop: Box, weights: F32, size: tuple[int, int]) -> F32:
+    """Return sum over c of weights[c, rgb[..., c]] of a crop, reduced: (3, 256) -> (H, W)."""
+    width = crop[2] - crop[0]
+    across = area_taps(width, size[0], 0, size[0])
+    down = area_taps(crop[3] - crop[1], size[1], 0, size[1])
     out = np.empty(size[::-1], np.float32)
-    across = area_taps(rgb.shape[1], size[0], 0, size[0])
-    down = area_taps(rgb.shape[0], size[1], 0, size[1])
-    _reduce_light(np.ascontiguousarray(rgb), weights, across, down, out)
+    rows = np.empty((3, width + _BEYOND), np.float32)
+    _reduce_light(np.ascontiguousarray(rgb), crop[:2], weights, (across, down), rows, out)
     return out
 
 
 @jit
-def _reduce_codes(codes: U8, across: Taps, down: Taps, out: U8) -> None:
-    total, mean = np.empty(codes.shape[1], np.float32), np.empty(out.shape[1], np.float32)
+def _reduce_codes(
+    codes: U8,
+    corner: tuple[int, int],
+    across: Taps,
+    down: Taps,
+    rows: tuple[F32, F32],
+    out: U8,
+) -> None:
+    (top, left), (total, mean) = corner, rows
+    width = total.shape[0] - _BEYOND
     for y in range(out.shape[0]):
         total[:] = 0
         for k in range(down.weights.shape[0]):
             share = down.weights[k, y]
             if share > 0:
-                source = codes[down.first[y] + k]
+                source = codes[top + down.first[y] + k, left : left + width]
                 for n in range(source.shape[0]):
                     total[n] += share * np.float32(source[n])
         _average(total, across, mean)
@@ -89,19 +121,25 @@ def _reduce_codes(codes: U8, across: Taps, down: Taps, out: U8) -> None:
 
 
 @jit
-def _reduce_light(rgb: U8, weights: F32, across: Taps, down: Taps, out: F32) -> None:
-    width = rgb.shape[1]
-    rows, held = np.empty((2, width), np.float32), np.full(2, -1, np.int64)
-    total = np.empty(width, np.float32)
+def _reduce_light(
+    rgb: U8,
+    corner: tuple[int, int],
+    weights: F32,
+    taps: tuple[Taps, Taps],
+    rows: F32,
+    out: F32,
+) -> None:
+    (left, top), (across, down) = corner, taps
+    width, total, held = rows.shape[1] - _BEYOND, rows[2], (-1, -1)
     for y in range(out.shape[0]):
         total[:] = 0
         for k in range(down.weights.shape[0]):
-            share, at = down.weights[k, y], down.first[y] + k
+            share, at = down.weights[k, y], top + down.first[y] + k
             if share > 0:
                 light = rows[at & 1]
-                if held[at & 1] != at:  # two rows are all that a row is part of
-                    held[at & 1] = at
-                    _weigh_row(rgb[at], weights, light)
+                if at not in held:  # two rows are all that a row is part of
+                    held = (at, held[1]) if at & 1 == 0 else (held[0], at)
+                    _weigh_row(rgb[at, left : left + width], weights, light)
                 for x in range(width):
                     total[x] += share * light[x]
         _average(total, across, out[y])
@@ -110,23 +148,33 @@ def _reduce_light(rgb: U8, weights: F32, across: Taps, down: Taps, out: F32) -> 
 @jit_into
 def _weigh_row(row: U8, weights: F32, light: F32) -> None:
     for x in range(row.shape[0]):
-        value = peek_scene(weights, 0, np.int32(row[x, 0])) + peek_scene(
-            weights, 256, np.int32(row[x, 1])
-        )
-        poke_row(light, 0, x, value + peek_scene(weights, 512, np.int32(row[x, 2])))
+        red, green, blue = row[x, 0], row[x, 1], row[x, 2]
+        value = peek_scene(weights, 0, np.int32(red)) + peek_scene(weights, 256, np.int32(green))
+        poke_row(light, 0, x, value + peek_scene(weights, 512, np.int32(blue)))
 
 
 @jit_into
 def _average(total: F32, across: Taps, mean: F32) -> None:
+    """Reduce a row along x."""
     mean[:] = 0
-    for k in range(across.weights.shape[0]):
-        shares, away = across.weights[k], k * across.apart
-        for n in range(mean.shape[0]):
-            mean[n] += shares[n] * peek_scene(total, away, across.first[n])
+    count, most = mean.shape[0], across.weights.shape[0]
+    for start in range(0, count, RUN):
+        stop = min(start + RUN, count)
+        near = across.first[stop - 1] - across.first[start] < 2 * RUN
+        if PERMUTES and near and stop - start == RUN:
+            for k in range(most):
+                away = k * across.apart
+                add_run(total, across.first, away, across.weights, k * count + start, mean, start)
+        else:
+            for k in range(most):
+                away = k * across.apart
+                for n in range(start, stop):
+                    mean[n] += across.weights[k, n] * total[across.first[n] + away]
 
 
 def compile_reduction() -> None:
     """Compile every kernel of this file, or load it from the cache."""
     rgb = np.zeros((4, 4, 3), np.uint8)
-    reduce_luminance(rgb, np.zeros((3, 256), np.float32), (2, 2))
-    reduce_rgb(rgb, (2, 2), (0, 0, 2, 2))
+    crop = 0, 0, 4, 4
+    reduce_luminance(rgb, crop, np.zeros((3, 256), np.float32), (2, 2))
+    reduce_rgb(rgb, crop, (2, 2), (0, 0, 2, 2))

@@ -102,10 +102,9 @@ def log_picture(
     rgb: npt.NDArray[np.uint8], placement: Placement, camera: CameraConfig
 ) -> npt.NDArray[np.float32]:
     """Return the scene's log intensity, float32 (H, W), from an RGB picture uint8 (h, w, 3)."""
-    part = placement.cut(rgb)
-    own_size = part.shape[1], part.shape[0]
-    reduced = placement.scaled if placement.shrinks else own_size
-    scaled = reduce_luminance(part, _LUMINANCE_OF_CODE, reduced)
+    x0, y0, x1, y1 = placement.crop
+    reduced = placement.scaled if placement.shrinks else (x1 - x0, y1 - y0)
+    scaled = reduce_luminance(rgb, placement.crop, _LUMINANCE_OF_CODE, reduced)
     if not placement.shrinks:
         scaled = _enlarge(scaled, placement)
     scene = _lay(scaled, placement)
@@ -118,14 +117,14 @@ def snapshot(
     rgb: npt.NDArray[np.uint8], placement: Placement, t_us: float, size: SensorSize
 ) -> npt.NDArray[np.uint8]:
     """Return the RGB picture that the sensor sees at one moment, uint8 (height, width, 3)."""
-    part, warp = placement.cut(rgb), placement.motion.at(t_us)
+    warp, crop = placement.motion.at(t_us), placement.crop
     if not placement.shrinks:
-        scene = _lay(_enlarge(part, placement), placement)
+        scene = _lay(_enlarge(placement.cut(rgb), placement), placement)
     elif placement.scaled != placement.screen:
-        scene = _lay(reduce_rgb(part, placement.scaled, (0, 0, *placement.scaled)), placement)
+        scene = _lay(reduce_rgb(rgb, crop, placement.scaled, (0, 0, *placement.scaled)), placement)
     else:
         x0, y0, x1, y1 = _seen_window(warp, size, placement.scaled)
-        scene = reduce_rgb(part, placement.scaled, (x0, y0, x1, y1))
+        scene = reduce_rgb(rgb, crop, placement.scaled, (x0, y0, x1, y1))
         warp = np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]]) @ warp
     seen = cv2.warpPerspective(
         scene,
@@ -142,10 +141,12 @@ def _seen_window(
 ) -> tuple[int, int, int, int]:
     """Return the part (x0, y0, x1, y1) of a scene (width, height) that the sensor looks up."""
     corners = warp_points(warp[None], size, 2)[0]
-    low = np.floor(corners.min(axis=0)).astype(int)
-    high = np.floor(corners.max(axis=0)).astype(int) + 2
-    x0, y0 = (int(n) for n in np.clip(low, 0, np.array(scene) - 1))
-    x1, y1 = (int(n) for n in np.clip(high, (x0 + 1, y0 + 1), scene))
+    low, high = np.floor(corners.min(axis=0)), np.floor(corners.max(axis=0)) + 2
+    x0, y0 = (min(max(int(n), 0), side - 1) for n, side in zip(low, scene, strict=True))
+    x1, y1 = (
+        min(max(int(n), first + 1), side)
+        for n, first, side in zip(high, (x0, y0), scene, strict=True)
+    )
     return x0, y0, x1, y1
 
 

@@ -19,10 +19,11 @@ from ezsr_synth.kernels import (
     State,
     compile_kernels,
     fire_events,
+    make_scratch,
     start_pixels,
 )
 from ezsr_synth.motion import Motion
-from ezsr_synth.order import LONGEST_STEP_US, compile_order, order_steps
+from ezsr_synth.order import compile_order, order_steps
 from ezsr_synth.readout import compile_readout, read_out, unpack
 
 _STATE_TYPES: dict[str, type] = {
@@ -121,11 +122,10 @@ def _fire_until(
     The room for a block grows until all its words fit; but where it has more than twice the cap,
     it is tried again with half its length, so that little is made only to be thrown away.
     """
-    pixels, effects = camera.pixels(size), camera.effects
+    pixels, effects, scratch = camera.pixels(size), camera.effects, make_scratch(size.width)
     begun, ended = (_make_state(name, size, effects) for name in ("begun", "ended"))
-    start_pixels(
-        log_picture, (motion.warps, motion.t_us), pixels, camera.random_phase, effects, begun
-    )
+    path = motion.warps, motion.t_us
+    start_pixels(log_picture, path, pixels, camera.random_phase, effects, scratch, begun)
     words, block = _ROOM.words(0, 0), _ROOM.block(_LEAST_ROOM)
     start, last, length, filled, ready = 0, len(motion.t_us) - 1, _FIRST_BLOCK, 0, 0
     last_us = motion.duration_us - 1
@@ -134,7 +134,7 @@ def _fire_until(
         path = motion.warps[start : stop + 1], motion.t_us[start : stop + 1]
         ends = np.empty((size.height, stop - start), np.int64)
         count = fire_events(
-            log_picture, path, pixels, effects, (begun, ended), last_us, block, ends
+            log_picture, path, pixels, effects, (begun, ended), scratch, last_us, block, ends
         )
         if count > len(block):
             if max_events is not None and count > 2 * max_events and stop > start + 1:
@@ -157,9 +157,7 @@ def _fire_until(
 
 def _append(words: U64, filled: int, block: U64, ends: I64, t_us: I64) -> None:
     """Append a block's words to those of the blocks before, in order."""
-    longest_us = int(np.diff(t_us).max())
-    if longest_us > LONGEST_STEP_US or not order_steps(block, ends, t_us, words, filled):
-        words[filled : filled + len(block)] = block
+    if not order_steps(block, ends, t_us, words, filled):
         words[: filled + len(block)].sort()
 
 

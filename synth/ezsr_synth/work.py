@@ -80,7 +80,8 @@ def make_sample(
     pixels = seed_of(config.seed, record.key, view, "pixels")
     camera = draw_camera(rng("camera"), config.camera, pixels)
     motion = draw_motion(rng("motion"), config.motion, config.size)
-    contain_scale = float(rng("scale").uniform(*config.contain_scale))
+    contains = config.fit == "contain"
+    contain_scale = float(rng("scale").uniform(*config.contain_scale)) if contains else 1.0
     placement = place_picture((rgb.shape[1], rgb.shape[0]), motion, config, contain_scale)
     events = simulate(
         log_picture(rgb, placement, config.camera),
@@ -108,7 +109,7 @@ def make_sample(
         "fit": config.fit,
         "capped": events.duration_us < motion.duration_us,
     }
-    if config.fit == "contain":
+    if contains:
         meta["contain_scale"] = contain_scale
     if record.url:
         meta["url"] = record.url

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +20,9 @@ from conftest import set_bytes, smooth_picture, write_picture
 
 from ezsr_shards.beats import Beat, Lookout, beat_name, find_beats
 from ezsr_shards.claims import Claims
-from ezsr_shards.engines.outcomes import Attempt
+from ezsr_shards.engines.outcomes import Attempt, Done, MakeShard, NextTask, Task
 from ezsr_shards.errors import ConfigError, OutputError, RunError
-from ezsr_shards.plan import RunOptions
+from ezsr_shards.plan import ENGINES, RunOptions
 from ezsr_shards.shardset import encode_json
 from ezsr_shards.store import LocalStore
 from ezsr_shards.verify import verify
@@ -258,6 +259,29 @@ def test_a_run_waits_for_the_living_and_goes_on_for_the_dead(
     assert re.search(r"waiting for \d shards of process \d+ on ", capsys.readouterr().err)
     assert set_bytes(tmp_path) == whole
     assert traces(tmp_path) == []
+
+
+def test_stragglers_hold_back_no_shards_of_runs_that_died(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one worker is still at its shard, another one takes over what a dead run was at."""
+    write_beat(tmp_path, beat := far_beat("a" * 16, expiry_s=0.6))
+    (tmp_path / ".events-000001.0.claim").write_text(beat.token)
+    given: list[list[int]] = []
+
+    def engine(next_task: NextTask, make: MakeShard, *_: object) -> Iterator[Done]:
+        tasks: list[Task] = []
+        end = time.monotonic() + 20
+        while len(tasks) < 6 and time.monotonic() < end:
+            tasks += filter(None, [next_task()])
+            time.sleep(0.05)
+        given.append([task.index for task in tasks])
+        for task in tasks:
+            yield Done(task.index, make(task, lambda *_: None))
+
+    monkeypatch.setitem(ENGINES, "local", engine)
+    assert synthesize(str(pictures), tmp_path, CONFIG, SOURCE, QUICK).made == 6
+    assert given == [[0, 2, 3, 4, 5, 1]]
 
 
 def test_a_set_that_is_being_made_is_not_deleted(pictures: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ezsr_shards.engines.outcomes import Lost, Working
 from ezsr_shards.engines.ray_cluster import run_ray
 from ezsr_shards.errors import ConfigError
 from ezsr_shards.plan import ENGINES, RunOptions
+from ezsr_shards.shardset import ShardRecord
 from ezsr_shards.store import LocalStore
 from ezsr_shards.verify import verify
 from ezsr_synth.cli import main
@@ -116,7 +117,7 @@ def test_a_crashed_ray_worker_costs_its_shard_an_attempt(
     plan = ShardPlan(LocalStore(tmp_path / "out"), "events", CONFIG, "hash")
     tasks = [ShardTask(n, _Poison(tmp_path / "marks", deaths if n == 0 else 0)) for n in range(3)]
     outcomes = {}
-    for said in run_ray(iter(tasks), partial(make_shard, plan=plan), 2):
+    for said in run_ray(partial(next, iter(tasks), None), partial(make_shard, plan=plan), 2):
         if not isinstance(said, Working):
             outcomes[said.index] = type(said).__name__
         if isinstance(said, Lost):
@@ -238,10 +239,30 @@ def test_engines_ask_for_no_more_than_they_can_do() -> None:
             asked.append(index)
             yield ShardTask(index, ())  # type: ignore[arg-type]
 
-    outcomes = run_local(tasks(), refuse, 3)
+    outcomes = run_local(partial(next, tasks(), None), refuse, 3)
     with closing(outcomes):
         next(outcomes)
         assert len(asked) <= 4
+
+
+def test_free_workers_ask_again_while_a_straggler_works(tmp_path: Path) -> None:
+    """It says nothing for six seconds; what comes up meanwhile is done before it ends."""
+    asked: list[float] = []
+
+    def next_task() -> ShardTask | None:
+        asked.append(time.monotonic())
+        if len(asked) == 1:
+            return ShardTask(0, ())  # type: ignore[arg-type]
+        return ShardTask(1, ()) if len(asked) == 4 else None  # type: ignore[arg-type]
+
+    outcomes = run_local(next_task, dawdle, 2)
+    assert [outcome.index for outcome in outcomes] == [1, 0]
+
+
+def dawdle(task: ShardTask, on_picture: object) -> ShardRecord:
+    if task.index == 0:
+        time.sleep(6)
+    return ShardRecord("events-000000", 1, 1, 1, 1, (), {}, "", 0, "", {})
 
 
 def refuse(task: ShardTask, on_picture: object) -> None:

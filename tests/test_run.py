@@ -368,7 +368,7 @@ def test_a_crashed_worker_costs_its_shard_an_attempt(
     plan = ShardPlan(tmp_path / "out", "events", CONFIG, "hash")
     tasks = [ShardTask(n, _Poison(tmp_path / "marks", deaths if n == 0 else 0)) for n in range(4)]
     outcomes = {}
-    for said in run_local(iter(tasks), partial(make_shard, plan=plan), 2):
+    for said in run_local(partial(next, iter(tasks), None), partial(make_shard, plan=plan), 2):
         time.sleep(0.005)  # a slow consumer: a worker may die with its messages unread
         if not isinstance(said, Working):
             outcomes[said.index] = type(said).__name__
@@ -380,7 +380,11 @@ def test_a_crashed_worker_costs_its_shard_an_attempt(
 def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
     plan = ShardPlan(tmp_path / "gone", "events", CONFIG, "hash")
     with pytest.raises(RunError, match="could not be written"):
-        list(run_local(iter([ShardTask(0, ())]), partial(make_shard, plan=plan), 1))  # type: ignore[arg-type]
+        list(
+            run_local(
+                partial(next, iter([ShardTask(0, ())]), None), partial(make_shard, plan=plan), 1
+            )
+        )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out"])

@@ -87,7 +87,9 @@ class Claims:
         return sizes
 
     def take(self, index: int) -> bool:
-        """Claim a shard; tell whether it is this run's now. It may be complete since `look`."""
+        """Claim a shard; tell whether it is this run's anew. It may be complete since `look`."""
+        if index in self._held:
+            return False
         number = 0
         if index in self._there:
             if not self._is_deserted(index):

@@ -69,16 +69,39 @@ class Share:
     ) -> Generator[Outcome, None, None]:
         """Let the engine make what can be claimed; it is not even started where nothing can."""
         tasks = self._take(order, work.task_of)
-        for task in tasks:
-            claimed = chain([task], tasks)
-            engine = ENGINES[run.engine](claimed, work.make, run.workers, work.preload)
-            with closing(engine):
-                yield from engine
+        first = next(tasks, None)
+        if first is None:
+            return
+        tasks = chain([first], tasks)
+
+        def next_task() -> Task | None:
+            """Claim one more; when all were looked at, look again at times, for runs may die."""
+            nonlocal tasks
+            task = next(tasks, None)
+            if task is None and self._looks_old and self._look_for_more():
+                tasks = self._take(order, work.task_of)
+                task = next(tasks, None)
+            return task
+
+        with closing(
+            ENGINES[run.engine](next_task, work.make, run.workers, work.preload)
+        ) as engine:
+            yield from engine
+
+    @property
+    def _looks_old(self) -> bool:
+        return time.monotonic() - self._looked > self._claims.longest_pause_s
+
+    def _look_for_more(self) -> bool:
+        """Look again; tell whether there are shards that are neither complete nor this run's."""
+        self._look()
+        return self.missing > len(self._claims.held()) + len(self._lost)
 
     def _take(self, order: tuple[int, ...], task_of: Callable[[int], Task]) -> Iterator[Task]:
         """Claim one missing shard after the other, as the engine asks for them."""
         for index in order:
-            if index in self.records or not self._claims.take(index):
+            lost = any(loss.index == index for loss in self._lost)
+            if lost or index in self.records or not self._claims.take(index):
                 continue
             record = self._read_complete(index)
             if record is None:
@@ -87,7 +110,7 @@ class Share:
                 continue
             self.records[index] = record  # completed since the last look, which is old
             self._claims.release(index)
-            if time.monotonic() - self._looked > self._claims.longest_pause_s:
+            if self._looks_old:
                 self._look()
 
     def _check_configuration(self) -> None:

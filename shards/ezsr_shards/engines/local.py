@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import nullcontext, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -14,8 +14,8 @@ from ezsr_shards.engines.forks import FORKS, hold_interrupt, prepare_workers
 from ezsr_shards.engines.outcomes import (
     Attempt,
     MakeShard,
+    NextTask,
     Outcome,
-    Task,
     Working,
     answer,
     counts_of,
@@ -25,9 +25,11 @@ from ezsr_shards.errors import RunError
 from ezsr_shards.process import available_cpus, follow_parent
 from ezsr_shards.tally import Tally
 
+_SECONDS_BETWEEN_LOOKS = 1.0
+
 
 def run_local(
-    tasks: Iterator[Task], make: MakeShard, workers: int, preload: str | None = None
+    next_task: NextTask, make: MakeShard, workers: int, preload: str | None = None
 ) -> Generator[Outcome, None, None]:
     """Map `make` over tasks with a pool of processes on this machine; see `outcomes.Engine`."""
     workers = workers or available_cpus()
@@ -37,14 +39,15 @@ def run_local(
     try:
         while True:
             while sum(worker.attempt is not None for worker in pool) < workers:
-                attempt = waiting.popleft() if waiting else next_attempt(tasks)
+                attempt = next_attempt(waiting, next_task)
                 if attempt is None:
                     break
                 _idle(pool, make).start(attempt)
             busy = [worker for worker in pool if worker.attempt]
             if not busy:
                 return
-            ready = wait([worker.connection for worker in busy])
+            free = _SECONDS_BETWEEN_LOOKS if len(busy) < workers else None
+            ready = wait([worker.connection for worker in busy], free)
             for worker in [worker for worker in busy if worker.connection in ready]:
                 outcome = worker.receive()
                 if isinstance(outcome, Attempt):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,8 +57,13 @@ class Lost:
 
 
 Outcome = Working | Done | Lost
-Engine = Callable[[Iterator[Task], MakeShard, int, str | None], Generator[Outcome, None, None]]
-"""Maps (tasks, make, workers, preload) to outcomes, in whatever order they come.
+NextTask = Callable[[], Task | None]
+"""Gives a task that nobody is at, None where there is none now; later there may be one again."""
+Engine = Callable[[NextTask, MakeShard, int, str | None], Generator[Outcome, None, None]]
+"""Maps (next_task, make, workers, preload) to outcomes, in whatever order they come.
+
+It asks for a task whenever a worker is free, also while others are still at theirs, and ends when
+all workers are free and there is none.
 
 workers  shards under way at a time; 0: as many as there are CPUs
 preload  a module that makes the work ready when it is imported; without it, `make`'s own
@@ -119,7 +125,9 @@ class Attempt:
         return Attempt(self.task, self.number + 1)
 
 
-def next_attempt(tasks: Iterator[Task]) -> Attempt | None:
-    """Return the first attempt at the next task, None after the last."""
-    task = next(tasks, None)
+def next_attempt(waiting: deque[Attempt], next_task: NextTask) -> Attempt | None:
+    """Return what is to be tried again, or the first attempt at another task, if there is one."""
+    if waiting:
+        return waiting.popleft()
+    task = next_task()
     return Attempt(task) if task else None

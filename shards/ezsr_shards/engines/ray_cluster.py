@@ -19,6 +19,7 @@ from ezsr_shards.engines.outcomes import (
     Attempt,
     Counts,
     MakeShard,
+    NextTask,
     Outcome,
     Task,
     Working,
@@ -36,7 +37,7 @@ _QUEUED = 2  # tasks beyond the CPUs, so that no CPU waits for this process
 
 
 def run_ray(
-    tasks: Iterator[Task], make: MakeShard, workers: int, preload: str | None = None
+    next_task: NextTask, make: MakeShard, workers: int, preload: str | None = None
 ) -> Generator[Outcome, None, None]:
     """Map `make` over tasks on a Ray cluster, a CPU each; see `outcomes.Engine`.
 
@@ -53,7 +54,7 @@ def run_ray(
             while True:
                 most = workers or int(ray.cluster_resources().get("CPU", 1)) + _QUEUED
                 while len(under_way) < most:
-                    attempt = waiting.popleft() if waiting else next_attempt(tasks)
+                    attempt = next_attempt(waiting, next_task)
                     if attempt is None:
                         break
                     under_way[start.remote(attempt.task, shared, board)] = attempt

@@ -292,5 +292,7 @@ def synthesis_seconds(folder: Path) -> float | None:
     if not (folder / RUNS_FILE).is_file():
         return None
     runs = [json.loads(line) for line in (folder / RUNS_FILE).read_text().splitlines()]
+    if not all(run["workers"] for run in runs):  # of a cluster, which may have grown under way
+        return None
     spent = sum(run["seconds"] * run["workers"] for run in runs if run["made"])
     return float(spent / runs[-1]["samples"])

@@ -125,6 +125,12 @@ def test_a_crashed_ray_worker_costs_its_shard_an_attempt(
     assert outcomes == {0: outcome, 1: "Done", 2: "Done"}
 
 
+def ray_workers(address: str) -> list[int]:
+    """The processes of the tests' own cluster that make shards; there may be others of others."""
+    raylets = workers_of(None, f"--gcs-address={address}")
+    return [worker for raylet in raylets for worker in workers_of(raylet, "ray::_make_one")]
+
+
 def workers_of(parent: int | None, words: str) -> list[int]:
     """The processes, below `parent` or anywhere, whose command line holds some words."""
     found = []
@@ -190,7 +196,7 @@ def test_workers_killed_in_the_middle_of_a_shard(
 def makers(run: int, engine: str) -> list[int]:
     """The processes that make shards for a run."""
     if engine == "ray":
-        return workers_of(None, "ray::_make_one")
+        return ray_workers(os.environ["RAY_ADDRESS"])
     return [w for server in workers_of(run, "forkserver") for w in workers_of(server, "forkserver")]
 
 
@@ -207,7 +213,7 @@ def test_interrupt_stops_a_ray_run(cluster: str, pictures: Path, tmp_path: Path)
         assert "run the same command again" in said
         assert "Traceback" not in said
         assert traces(out) == []
-        assert not workers_of(None, "ray::_make_one")
+        assert not ray_workers(cluster)
 
 
 def test_without_a_cluster_it_says_how_to_start_one(

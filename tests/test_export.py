@@ -262,6 +262,10 @@ def test_a_stopped_export_goes_on_and_writes_what_is_missing(
     monkeypatch.undo()
     assert export_samples(shards, to, "csv").written == 6
     assert export_samples(shards, to, "csv").written == 0
+    first, second, *_ = sorted((to / "events").rglob("*.csv"))
+    first.write_bytes(b"")  # by a file system that lost power, or by somebody
+    second.write_bytes(second.read_bytes().replace(b"1", b"2", 1))
+    assert export_samples(shards, to, "csv").written == 2
     for folder in (whole, to):
         assert not list(folder.rglob("*.part"))
     there = {path.relative_to(whole) for path in whole.rglob("*")}

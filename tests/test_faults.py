@@ -117,13 +117,24 @@ def test_files_that_may_not_grow(pictures: Path, whole: dict[str, str], tmp_path
 
 
 def test_a_read_only_output(pictures: Path, mount: Callable[..., Path]) -> None:
+    """A finished set is left alone, as ever; anything else is refused."""
     out = mount("-t", "tmpfs", "-o", "size=50m", "none")
     assert run(pictures, out).returncode == 0
     before = set_bytes(out)
     subprocess.run(["mount", "-o", "remount,ro", str(out)], check=True)
-    assert "not writable; give a folder that you own" in sentence(run(pictures, out), 2)
+    done = run(pictures, out)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do: every shard was complete" in done.stdout
+    assert "another configuration (seed was 0, now 1)" in sentence(
+        run(pictures, out, "--seed", "1"), 2
+    )
+    assert "Read-only file system" in sentence(run(pictures, out, "--overwrite"), 1)
     assert set_bytes(out) == before
     verify(out)
+    subprocess.run(["mount", "-o", "remount,rw", str(out)], check=True)
+    (out / "index.json").unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(out)], check=True)
+    assert "not writable; give a folder that you own" in sentence(run(pictures, out), 2)
 
 
 @pytest.mark.faults

@@ -20,7 +20,7 @@ from conftest import set_bytes, smooth_picture, write_picture
 from ezsr_shards.engines.local import run_local
 from ezsr_shards.engines.outcomes import Lost, Working
 from ezsr_shards.errors import ConfigError, InputError, OutputError, RunError, ShardError
-from ezsr_shards.making import RunOptions, RunReport
+from ezsr_shards.making import RunOptions, RunReport, summarize
 from ezsr_shards.process import available_cpus
 from ezsr_shards.sample import encode_sample
 from ezsr_shards.shardset import ShardRecord, read_classes, read_records
@@ -87,6 +87,20 @@ def test_only_what_is_missing_is_made_again(picture_folder: Path, tmp_path: Path
     (out / "index.json").unlink()
     assert run(picture_folder, out).made == 2
     assert set_bytes(out) == whole
+
+
+def test_a_set_of_several_versions_of_libraries_says_so(
+    picture_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run(picture_folder, out).mixed == ()
+    record = out / "events-000001.json"
+    facts = json.loads(record.read_text())
+    facts["versions"]["numpy"] = "1.0.0"
+    record.write_text(json.dumps(facts))
+    report = run(picture_folder, out)
+    assert report.mixed == (f"numpy (1.0.0, {np.__version__})",)
+    assert f"several versions of numpy (1.0.0, {np.__version__})" in summarize(report, "OUT")
 
 
 def test_views_are_different_recordings(picture_folder: Path, tmp_path: Path) -> None:
@@ -387,7 +401,7 @@ def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
         )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out"])
+@pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out", "memory://out"])
 def test_outputs_that_cannot_be(out: str, picture_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file.txt").touch()
     target = out if "://" in out else str(tmp_path / out)

@@ -637,6 +637,11 @@ def test_a_set_behind_http_can_be_looked_at(
         assert "/nothing: no such folder" in capsys.readouterr().err
         with pytest.raises(OutputError, match="can only be read"):
             open_store(place).make()
+        assert shards_cli.main(["verify", place, "--repair"]) == 2
+        assert "such URLs can only be read" in capsys.readouterr().err
+    with pytest.raises(StoreError, match=r"not reached in \d tries \(.*[Cc]onnect") as caught:
+        open_store(place).read("config.json")
+    assert "no such file" not in str(caught.value)
 
 
 @pytest.mark.faults

@@ -183,7 +183,7 @@ def _export_each(
     classes: Sequence[ShardClass],
     counts: _Counts,
 ) -> Iterator[tuple[object, ...]]:
-    """Write the files that are missing; yield a row of the index for each sample."""
+    """Write the files that are missing or damaged; yield a row of the index for each sample."""
     folders = class_folders(classes)
     names = {entry.index: entry.name for entry in classes}
     keys: set[int] = set()
@@ -192,10 +192,10 @@ def _export_each(
         file = f"{sample.key}{encoding.suffix}"
         if classes:
             file = f"{UNLABELLED if sample.label is None else folders[sample.label]}/{file}"
-        path = to / EVENTS_FOLDER / file
-        if not path.exists():
+        path, data = to / EVENTS_FOLDER / file, encoding.encode(sample.events)
+        if not _holds(path, data):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, encoding.encode(sample.events))
+            _write(path, data)
             counts.written += 1
         counts.samples += 1
         counts.events += len(sample.events)
@@ -218,6 +218,14 @@ def _check(sample: Sample, names: Mapping[int, str], keys: set[int]) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     write_atomically(path, write_bytes(data))
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Tell whether a file is there as an export before made it, and nobody has changed it."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
 
 
 def _row(file: str, sample: Sample, names: Mapping[int, str]) -> tuple[object, ...]:

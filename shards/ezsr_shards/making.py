@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from ezsr_shards.claims import Claims
 from ezsr_shards.command import format_bytes
 from ezsr_shards.errors import RunError
-from ezsr_shards.output import prepare
+from ezsr_shards.output import is_finished, prepare
 from ezsr_shards.plan import RunOptions, SetPlan, Work
 from ezsr_shards.process import available_cpus
 from ezsr_shards.progress import Counts
@@ -18,6 +19,7 @@ from ezsr_shards.shardset import (
     ShardClass,
     ShardRecord,
     count_reasons,
+    list_mixed_versions,
     list_reasons,
     write_classes,
     write_index,
@@ -28,6 +30,7 @@ from ezsr_shards.store import Store
 __all__ = ["RunOptions", "RunReport", "make_set", "summarize"]
 
 _JUDGE_AFTER = 1000
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class RunReport:
     failures   reason -> count, of the whole set
     made       shards made by this run; the others were complete before
     seconds    wall time of this run
+    mixed      libraries of which several versions made the set, with these
     """
 
     shards: int
@@ -48,6 +52,7 @@ class RunReport:
     failures: dict[str, int] = field(default_factory=dict)
     made: int = 0
     seconds: float = 0.0
+    mixed: tuple[str, ...] = ()
 
 
 def make_set(plan: SetPlan, work: Work, run: RunOptions) -> RunReport:
@@ -67,12 +72,16 @@ def make_set(plan: SetPlan, work: Work, run: RunOptions) -> RunReport:
             claims.sweep(share.records)
             if share.missing:
                 share.make_missing(work, run, _Judge(plan, run))
-            report = _close(plan, share.records, run)
+            report = _report(plan, share.records, run)
+            _close(plan, share.records)
             report = replace(report, made=share.made, seconds=time.monotonic() - clock)
             if share.made:
                 _log_run(store, started, report, run)
             claims.sweep(share.records)
     except OSError as error:
+        finished = _report_finished(plan, run) if error.errno in _READ_ONLY else None
+        if finished is not None:
+            return finished
         raise RunError(
             f"OUT {store.url}: cannot be written ({error.strerror or error}); mend this and "
             f"run the same command again to continue"
@@ -94,6 +103,11 @@ def summarize(report: RunReport, out: str, noun: str = "pictures") -> str:
     if failed:
         reasons = list_reasons(report.failures)
         lines.append(f"{failed} gave no sample ({reasons}); see 'failures' in {out}/*.json")
+    if report.mixed:
+        lines.append(
+            f"made by several versions of {', '.join(report.mixed)}, which may give other bytes; "
+            f"make it anew with --overwrite if bytes matter"
+        )
     lines.append(f"check them: ezsr-shards verify {out}    look: ezsr-shards view {out}")
     return "\n".join(lines)
 
@@ -121,8 +135,15 @@ class _Judge:
             )
 
 
-def _close(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> RunReport:
-    """Judge the failures, then write classes and index; return the whole set's counts."""
+def _report_finished(plan: SetPlan, run: RunOptions) -> RunReport | None:
+    """Return what a finished set holds, where a run cannot even say that it is there."""
+    records = Share(plan, Claims(plan.store, plan.name, run.expiry_s)).records
+    finished = not run.overwrite and is_finished(plan, len(records))
+    return _report(plan, records, run) if finished else None
+
+
+def _report(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> RunReport:
+    """Judge the failures; return the whole set's counts."""
     ordered = [records[index] for index in sorted(records)]
     sizes = plan.store.sizes()
     astray = [one.name for one in ordered if sizes.get(f"{one.name}.tar") != one.size_bytes]
@@ -146,8 +167,6 @@ def _close(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> R
             f"{plan.store.url}/*.json, then mend the {plan.noun} and use --overwrite, or accept "
             f"the loss with --max-failures {_round_up(share)}"
         )
-    write_classes(plan.store, _all_classes(plan, ordered), plan.split)
-    write_index(plan.store, ordered)
     return RunReport(
         shards=len(ordered),
         pictures=inputs,
@@ -155,7 +174,15 @@ def _close(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> R
         events=sum(record.events for record in ordered),
         size_bytes=sum(record.size_bytes for record in ordered),
         failures=failures,
+        mixed=tuple(list_mixed_versions(ordered)),
     )
+
+
+def _close(plan: SetPlan, records: dict[int, ShardRecord]) -> None:
+    """Write classes and index, which say that the set is whole."""
+    ordered = [records[index] for index in sorted(records)]
+    write_classes(plan.store, _all_classes(plan, ordered), plan.split)
+    write_index(plan.store, ordered)
 
 
 def _round_up(share: float) -> float:
@@ -171,7 +198,7 @@ def _all_classes(plan: SetPlan, records: list[ShardRecord]) -> list[ShardClass]:
 
 
 def _log_run(store: Store, started: float, report: RunReport, run: RunOptions) -> None:
-    workers = run.workers or (available_cpus() if run.engine == "local" else 0)
+    workers = run.workers or (available_cpus() if run.engine == "local" else 0)  # 0: of a cluster
     facts = {"started": round(started), "engine": run.engine, "workers": workers}
     facts |= asdict(report)
     store.append(RUNS_FILE, json.dumps(facts, sort_keys=True).encode() + b"\n")

@@ -18,16 +18,35 @@ from ezsr_shards.shardset import (
     read_json,
     sorted_shards,
 )
-from ezsr_shards.store import Place, Store, open_store
+from ezsr_shards.store import LocalStore, Place, Store, open_store
 
 
 def open_output(out: Place) -> Store:
-    """Return the store of a shard set, made if missing; refuse what cannot be written to."""
+    """Return the store of a shard set, made if missing; refuse what cannot be written to.
+
+    But for finished sets, on which a run may find nothing to do.
+    """
     if not str(out):
         raise ConfigError("OUT is empty: name a folder for the shards")
     store = open_store(out)
-    store.make()
+    if store.url.startswith("memory://"):
+        raise OutputError(f"OUT {store.url}: is lost with this process; give s3:// or a folder")
+    try:
+        store.make()
+    except OutputError:
+        if isinstance(store, LocalStore) and store.size(INDEX_FILE) is not None:
+            return store
+        raise
     return store
+
+
+def is_finished(plan: SetPlan, complete: int) -> bool:
+    """Tell whether OUT holds all of the plan's set; raise OutputError if it holds another one."""
+    there = _read_own_config(plan.store)
+    if there is None or plan.store.size(INDEX_FILE) is None:
+        return False
+    _check_same(plan, there)
+    return complete == plan.shards
 
 
 def prepare(plan: SetPlan, claims: Claims, overwrite: bool) -> None:

@@ -99,7 +99,7 @@ def may_pass(error: BaseException) -> bool:
             return True
         if code or status:  # a clear answer, such as 403
             return False
-        if isinstance(one, (TimeoutError, ConnectionError)) or _kinds(one) & _PASSING_KINDS:
+        if _is_connection(one):
             return True
         if isinstance(one, OSError) and one.errno in _PASSING_ERRNO:
             return True
@@ -146,12 +146,25 @@ def explain(error: BaseException) -> str:
             said = " ".join(str(part) for part in (status, code) if part and str(part) != code)
             refused = " access denied," if status in _REFUSED else ""
             return f"{refused} HTTP {said or code}".strip()
+    if broken := next(filter(_is_connection, _chain(error)), None):
+        return _describe(broken)
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):
         return f"access denied, {conceal(str(error))}".removesuffix(", ")
+    return _describe(error)
+
+
+def _describe(error: BaseException) -> str:
     text = conceal(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_connection(error: BaseException) -> bool:
+    """Tell whether an error says that a store was not reached, not what it answered."""
+    return isinstance(error, (TimeoutError, ConnectionError)) or bool(
+        _kinds(error) & _PASSING_KINDS
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

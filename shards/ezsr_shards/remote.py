@@ -50,11 +50,12 @@ class RemoteStore(Store):
 
     def make(self) -> None:
         """Prove that files can be made here, by making one and deleting it."""
-        if protocol_of(self.address) in _READ_ONLY:
+        protocol = protocol_of(self.address)
+        if protocol in _READ_ONLY:
             raise OutputError(f"OUT {self.url}: such URLs can only be read; give s3:// or a folder")
         probe = part_name("probe")
         try:
-            if protocol_of(self.address) not in _WHOLE:
+            if protocol not in _WHOLE:
                 self._persist("", lambda fs, path: fs.makedirs(path, exist_ok=True))
             self._persist(probe, lambda fs, path: fs.pipe_file(path, b"may be deleted"))
             self.delete(probe)

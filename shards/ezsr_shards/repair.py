@@ -32,8 +32,8 @@ def repair(place: Place) -> list[str]:
     """Delete the tars, records and lists of a set that break the contract; say which, and why.
 
     Only files that a run of this set makes again are deleted, shards before the lists of them.
-    Raises OutputError if this is no shard set or runs are at work on it, and ShardError if its
-    configuration was changed, because then nothing tells what the shards should be.
+    Raises OutputError if this is no shard set, cannot be written, or runs are at work on it; and
+    ShardError if its configuration was changed, as then nothing tells what the shards should be.
     """
     store = open_store(place)
     config = read_config(store)
@@ -43,6 +43,7 @@ def repair(place: Place) -> list[str]:
             f"be; undo the change, or make the set anew"
         )
     name = str(config["name"])
+    store.make()
     with Claims(store, name, _EXPIRY_S) as claims, claims.alone():
         removed = _repair_shards(store, name, int(config["shards"]), str(config["config_hash"]))
         return removed + _repair_lists(store, name)

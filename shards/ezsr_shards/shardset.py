@@ -98,6 +98,19 @@ class ShardClass:
     folder: str = ""
 
 
+def list_mixed_versions(records: Iterable[ShardRecord]) -> list[str]:
+    """Return each library of which more than one version made the shards, with its versions."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for library, version in record.versions.items():
+            found.setdefault(library, set()).add(version)
+    return [
+        f"{library} ({', '.join(sorted(versions))})"
+        for library, versions in sorted(found.items())
+        if len(versions) > 1
+    ]
+
+
 def count_reasons(failures: Sequence[Failure]) -> dict[str, int]:
     """Count the failures of each reason, most frequent first."""
     counts: dict[str, int] = {}

@@ -79,11 +79,11 @@ def _check_whole(store: Store, config: dict[str, object], records: list[ShardRec
     expected, there = config.get("shards"), set(store.names())
     if len(records) != expected:
         raise ShardError(
-            f"{len(records)} of {expected} shards are complete; run ezsr-synth again to continue"
+            f"{len(records)} of {expected} shards are complete; run the command that makes it again"
         )
     if INDEX_FILE not in there:
         raise ShardError(
-            f"{INDEX_FILE} is missing: the run did not end well; run ezsr-synth again, it says why"
+            f"{INDEX_FILE} is missing: the run did not end well; run the same command again"
         )
     check_index(store, records)
     for record in records:

@@ -125,7 +125,7 @@ def open_shard_set(source: str | Path, cache: str | None = None) -> ShardSet:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"SHARDS {shown}: {INDEX_FILE} is garbled ({error})") from error
     except ShardError as error:
-        raise InputError(f"SHARDS {shown}: {error}; run ezsr-synth again") from error
+        raise InputError(f"SHARDS {shown}: {error}; see ezsr-shards verify") from error
     if not shards:
         raise InputError(f"SHARDS {shown}: holds no sample")
     return ShardSet(folder, shards, tuple(classes))

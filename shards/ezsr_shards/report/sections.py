@@ -212,7 +212,7 @@ def runs(found: Survey) -> str:
     rows = [
         (
             _date(run.started),
-            f"{run.workers:,}",
+            f"{run.workers:,}" if run.workers else "a cluster's",
             f"{run.made:,} of {run.shards:,}",
             number(run.seconds, 1, "s"),
             _rate(run, run.samples, "samples/s"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from test_kernels import random_case
 
 from ezsr_synth import kernels
@@ -44,14 +45,21 @@ def hash_cases() -> str:
     return found.hexdigest()
 
 
-def test_plain_python_gives_the_same_events_to_the_byte() -> None:
-    """Seconds of the interpreter for what the compiled kernels do in milliseconds."""
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param({"NUMBA_DISABLE_JIT": "1"}, id="plain Python"),
+        pytest.param({"NUMBA_CPU_NAME": "generic"}, id="any CPU"),
+    ],
+)
+def test_the_events_are_the_same_to_the_byte(told: dict[str, str], tmp_path: Path) -> None:
+    """From the interpreter, and from CPUs that have none of the instructions of this one."""
     code = "import test_plain as own; print(own.kernels.__file__, own.hash_cases(), sep=chr(10))"
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    plain = {**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    told = {**told, "PYTHONPATH": os.pathsep.join(paths), "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
-        env=plain,
+        env=os.environ | told,
         capture_output=True,
         text=True,
         timeout=500,

@@ -13,20 +13,28 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import binding, ir
 from numba import extending
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.np import arrayobj
 
 intrinsic: Any = extending.intrinsic
 overload: Any = extending.overload
 make_array: Any = arrayobj.make_array
+settings: Any = config
 declare: Any = cgutils.get_or_insert_function
 
 _Whole = int | np.integer[Any]
 LANES = 16
-PERMUTES = "avx512f" in binding.get_host_cpu_features()
+
+
+def _can_permute() -> bool:
+    """Tell whether code may use AVX-512: on this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
+    told = settings.CPU_FEATURES
+    return "avx512f" in binding.get_host_cpu_features() if told is None else "+avx512f" in told
+
+
+PERMUTES = _can_permute()
 """Whether the CPU packs marked lanes, and picks lanes of two registers by number, at once.
 Elsewhere either would be sixteen branches, and a loop without any is faster."""
-
 
 Peek = Callable[[npt.NDArray[Any], int, _Whole], Any]
 Poke = Callable[[npt.NDArray[Any], int, _Whole, Any], None]
@@ -139,8 +147,12 @@ def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any)
 
 @overload(list_marked)
 def _compile_list_marked(marks, listed):  # type: ignore[no-untyped-def]
-    if not PERMUTES:
-        return list_marked
+    def count_up(marks, listed):  # type: ignore[no-untyped-def]
+        count = 0
+        for n in range(len(marks)):
+            listed[count] = n
+            count += int(marks[n])
+        return count
 
     def compress(marks, listed):  # type: ignore[no-untyped-def]
         count = 0
@@ -148,4 +160,4 @@ def _compile_list_marked(marks, listed):  # type: ignore[no-untyped-def]
             count = _append_marked(marks, first, listed, count)
         return count
 
-    return compress
+    return compress if PERMUTES else count_up

@@ -37,7 +37,6 @@ _SLACK_PX = 1e-3
 _LEAST_ROOM = 1 << 16
 _MOST_KEPT = 1 << 22
 _AMPLE = 1.5  # room for a block, beside the events that blocks before lead to expect
-_CAREFUL = 0.75  # how far to go, of the way that should lead to the cap
 
 
 class _Room(threading.local):
@@ -145,13 +144,14 @@ def _fire_until(
         words = _ROOM.words(filled, count)
         _append(words, filled, block[:count], ends, path[1])
         begun, ended = ended, begun
-        start, filled, length = stop, filled + count, _LARGEST_BLOCK
+        late = int((ends[:, -1] - ends[:, -2]).sum()) if stop > start + 1 else count
+        start, filled, length, rate = stop, filled + count, _LARGEST_BLOCK, (filled + count) / stop
         if max_events is not None:
             ready = _count_ready(words[:filled], camera, size, int(motion.t_us[stop]))
-            missing = (max_events - ready) * stop / max(ready, 1)
-            length = int(min(max(_CAREFUL * missing, 1), _LARGEST_BLOCK))
+            rate = max(late, 1)  # of the last step: pixels take a while to fire their first
+            length = min(max((max_events - ready) // rate, 1), _LARGEST_BLOCK)
         if start < last:
-            block = _ROOM.block(int(_AMPLE * filled / stop * length))
+            block = _ROOM.block(int(_AMPLE * rate * length))
     return words[:filled]
 
 

@@ -127,7 +127,7 @@ def test_a_crashed_ray_worker_costs_its_shard_an_attempt(
 
 def ray_workers(address: str) -> list[int]:
     """The processes of the tests' own cluster that make shards; there may be others of others."""
-    raylets = workers_of(None, f"--gcs-address={address}")
+    raylets = workers_of(None, f":{address.rpartition(':')[2]} ")
     return [worker for raylet in raylets for worker in workers_of(raylet, "ray::_make_one")]
 
 
@@ -174,7 +174,9 @@ def test_workers_killed_in_the_middle_of_a_shard(
     out, rng, done = tmp_path / "out", random.Random(kills), 0
     command = [sys.executable, "-m", "ezsr_synth.cli", str(pictures), str(out), *SLOW]
     command += ["--engine", engine, "--workers", "2", "--max-failures", "0.1"]
-    while done < kills:
+    for _ in range(20 + 2 * kills):
+        if done >= kills:
+            break
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while process.poll() is None:
             time.sleep(rng.uniform(0.1, 0.8))
@@ -188,6 +190,7 @@ def test_workers_killed_in_the_middle_of_a_shard(
         assert process.returncode == 0 or "could not be made" in said
         for tar in sorted(out.glob("*.tar"))[2:]:  # so that there is always work left
             tar.unlink()
+    assert done >= kills
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert set_bytes(out) == slow_bytes
     assert traces(out) == []

@@ -210,6 +210,7 @@ def test_interrupt_stops_a_ray_run(cluster: str, pictures: Path, tmp_path: Path)
     for signum in (signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         wait_until(lambda: list(out.glob(".events-*.tar.*.part")), 90, process)
+        assert ray_workers(cluster)
         process.send_signal(signum)
         said = process.communicate(timeout=60)[1]
         assert process.returncode == 130, said

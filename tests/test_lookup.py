@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ezsr_synth import kernels, reduce
+from ezsr_synth import kernels, reduce, vector
 from ezsr_synth.kernels import T_SHIFT, _sample_row
 from ezsr_synth.order import order_steps
 
@@ -117,6 +117,24 @@ def test_too_many_events_of_a_microsecond_are_left_to_a_real_sort() -> None:
     rng = np.random.default_rng(0)
     words, ends = draw_block(rng, np.array([0, 1]), 2, 5000)
     assert not order_steps(words, ends, np.array([0, 1]), np.empty(len(words), np.uint64), 0)
+
+
+@pytest.mark.parametrize(
+    ("told", "host", "expected"),
+    [
+        (None, {"avx512f": True}, True),
+        (None, {"avx512f": False, "avx2": True}, False),  # as LLVM lists what a CPU has not
+        (None, {"neon": True}, False),
+        ("", {"avx512f": True}, False),
+        ("+avx2,+avx512f", {}, True),
+    ],
+)
+def test_permutes_are_asked_of_cpus_that_have_them(
+    told: str | None, host: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector.settings, "CPU_FEATURES", told)
+    monkeypatch.setattr(vector.binding, "get_host_cpu_features", lambda: host)
+    assert vector._can_permute() is expected
 
 
 @pytest.mark.parametrize("module", [kernels, reduce])

@@ -96,6 +96,10 @@ def test_a_set_of_several_versions_of_libraries_says_so(
     assert run(picture_folder, out).mixed == ()
     record = out / "events-000001.json"
     facts = json.loads(record.read_text())
+    facts["versions"] = None
+    record.write_text(json.dumps(facts))
+    assert run(picture_folder, out).made == 1  # what is no record is made again
+    facts = json.loads(record.read_text())
     facts["versions"]["numpy"] = "1.0.0"
     record.write_text(json.dumps(facts))
     report = run(picture_folder, out)
@@ -401,7 +405,7 @@ def test_an_output_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
         )  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out", "memory://out"])
+@pytest.mark.parametrize("out", ["s3://bucket/out", "file.txt/out", "memory://out", "n" * 300])
 def test_outputs_that_cannot_be(out: str, picture_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file.txt").touch()
     target = out if "://" in out else str(tmp_path / out)

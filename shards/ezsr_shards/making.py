@@ -137,9 +137,12 @@ class _Judge:
 
 def _report_finished(plan: SetPlan, run: RunOptions) -> RunReport | None:
     """Return what a finished set holds, where a run cannot even say that it is there."""
-    records = Share(plan, Claims(plan.store, plan.name, run.expiry_s)).records
-    finished = not run.overwrite and is_finished(plan, len(records))
-    return _report(plan, records, run) if finished else None
+    try:
+        records = Share(plan, Claims(plan.store, plan.name, run.expiry_s)).records
+        finished = not run.overwrite and is_finished(plan, len(records))
+        return _report(plan, records, run) if finished else None
+    except OSError:
+        return None
 
 
 def _report(plan: SetPlan, records: dict[int, ShardRecord], run: RunOptions) -> RunReport:

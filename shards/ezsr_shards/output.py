@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from ezsr_shards.claims import Claims, find_traces
@@ -34,8 +35,9 @@ def open_output(out: Place) -> Store:
     try:
         store.make()
     except OutputError:
-        if isinstance(store, LocalStore) and store.size(INDEX_FILE) is not None:
-            return store
+        with suppress(OSError):
+            if isinstance(store, LocalStore) and store.size(INDEX_FILE) is not None:
+                return store
         raise
     return store
 

@@ -91,7 +91,8 @@ class Progress:
         for record in islice(self._records.values(), self._known, None):
             self._finished += _counts_of(record)
         self._known = len(self._records)
-        return sum(self._under_way.values(), self._finished)
+        under_way = dict(self._under_way).items()  # a shard may be complete before it is said so
+        return sum((c for index, c in under_way if index not in self._records), self._finished)
 
     def show(self, outcome: Outcome) -> None:
         """Take in what an engine reported; the record of a shard is among the records already."""

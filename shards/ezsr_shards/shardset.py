@@ -82,6 +82,8 @@ def _check_types(record: ShardRecord) -> None:
     texts = [record.name, record.sha256, record.config_hash]
     for failure in record.failures:
         texts += [failure.source, failure.reason, failure.detail]
+    for library in record.versions.items():
+        texts += library
     counts = [record.pictures, record.samples, record.events, record.on_events, record.size_bytes]
     if not all(isinstance(text, str) for text in (*texts, *record.labels)):
         raise TypeError("a text is missing")

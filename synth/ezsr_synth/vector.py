@@ -28,8 +28,9 @@ LANES = 16
 
 def _can_permute() -> bool:
     """Tell whether code may use AVX-512: on this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
-    told = settings.CPU_FEATURES
-    return "avx512f" in binding.get_host_cpu_features() if told is None else "+avx512f" in told
+    if settings.CPU_FEATURES is not None:
+        return "+avx512f" in settings.CPU_FEATURES
+    return bool(binding.get_host_cpu_features().get("avx512f"))  # which also lists what is absent
 
 
 PERMUTES = _can_permute()

@@ -93,9 +93,11 @@ class State(NamedTuple):
 class Step(NamedTuple):
     """A time step of a row, in us; no event in it is later than `end_us`.
 
+    k         its number in the block
     y, first  the row, and the place of its first pixel among all
     """
 
+    k: int
     y: int
     first: int
     start_us: int
@@ -427,35 +429,36 @@ def fire_events(
     scratch: Scratch,
     last_us: int,
     words: U64,
-    ends: I64,
-) -> int:
+    counts: I64,
+) -> None:
     """Move the sensor through K + 1 time samples and write the events, as words.
 
     log_picture  float32, seen bilinearly; log intensity is linear in time between samples
     path         warps float64 (K + 1, 3, 3) and times int64 (K + 1,), whole microseconds
     states       at the first time sample, which is read, and at the last, which is written
     last_us      no event is later: the last whole microsecond of the path
-    words        t is the crossing time to the nearest whole microsecond; in order of row and
-                 time step, but in no order within these
-    ends         int64 (H, K): where in the words the events of a row and a step end
-
-    Returns how many events there are; those beyond the words' length are counted, not written.
+    words        (K, N), room for N events of each time step; t is the crossing time to the nearest
+                 whole microsecond; in order of row, but in no order within
+    counts       int64 (K,): how many events each step has; those beyond N are not written
     """
     warps, t_us = path
     begun, state = states
     height, width = state.reference.shape
-    rests, noisy, count = effects.refractory_us > 0, effects.shot_noise_hz > 0, 0
+    rests, noisy = effects.refractory_us > 0, effects.shot_noise_hz > 0
     before, now = scratch.seen
     marks, listed = scratch.marks, scratch.listed
+    for k in range(len(counts)):
+        counts[k] = 0
     for y in range(height):
         _copy_row(begun, state, effects, y, before)
         if rests:
             _list_resting(t_us[0], y, state.release, scratch)
         if noisy:
             _list_noisy(t_us[-1], y, state.arrival, scratch)
-        for k in range(1, len(t_us)):
-            step = Step(y, y * width, t_us[k - 1], t_us[k], min(t_us[k], last_us))
-            _sample_row(log_picture, warps[k], y, now)
+        for k in range(len(counts)):
+            start_us, stop_us, count = t_us[k], t_us[k + 1], counts[k]
+            step = Step(k, y, y * width, start_us, stop_us, min(stop_us, last_us))
+            _sample_row(log_picture, warps[k + 1], y, now)
             if effects.bandwidth_hz > 0:
                 _filter_row(effects.bandwidth_hz, step, state, scratch, now)
             if effects.leaks:
@@ -478,11 +481,10 @@ def fire_events(
                     *(active, before, now, step, pixels, effects, state, scratch, words, count)
                 )
                 count = fired
-            ends[y, k - 1] = count
+            counts[k] = count
             before, now = now, before
         for x in range(width):
             state.seen[y, x] = before[x]
-    return count
 
 
 @jit_into
@@ -591,13 +593,14 @@ def _fire_once(
     words: U64,
     count: int,
 ) -> int:
-    """Write the next event of each listed pixel; list those that fire again in the same step.
+    """Write each listed pixel's next event, after `count` of the step; list those that fire again.
 
     A pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
     likewise OFF. The comparison is with the pixel's own reference alone. After the event it rests
     for the refractory period, at the end of which the reference is what it sees then.
     """
-    fits, rests, start = count + active <= len(words), effects.refractory_us > 0, step.start_us
+    room, rests, start = words.shape[1], effects.refractory_us > 0, step.start_us
+    fits, free = count + active <= room, step.k * room + count
     length, latest = float(step.stop_us - start), float(step.end_us - start)
     first, reference, release = step.first, state.reference, state.release
     listed, again, levels, ends = scratch.listed, scratch.again, scratch.levels, scratch.ends
@@ -620,7 +623,7 @@ def _fire_once(
         t = np.uint64(np.int32(min(passed + 0.5, latest)))
         word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
         if fits:
-            poke_event(words, count, n, place + word)
+            poke_event(words, free, n, place + word)
         poke_event(levels, 0, n, level)
         higher, lower = seen >= level + rise, seen <= level - fall
         poke_event(again, 0, n, np.uint8((up & higher) | ((not up) & lower)))
@@ -694,10 +697,10 @@ def _fire_noisy(
             if polarity < 0:
                 break
             ref, moment = level, crossing
-            if count < len(words):
+            if count < words.shape[1]:
                 t = np.uint64(min(int(crossing + 0.5), step.end_us))
                 place = np.uint64(y << Y_SHIFT | x << X_SHIFT | polarity)
-                words[count] = t << np.uint64(T_SHIFT) | place
+                words[step.k, count] = t << np.uint64(T_SHIFT) | place
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
@@ -731,9 +734,9 @@ def compile_start() -> None:
 def compile_firing() -> None:
     """Compile, or load from the cache, the kernel that fires, as long a work as all the others."""
     scene, path, pixels, effects = _tiny_work()
-    words, ends = np.empty(1, np.uint64), np.empty((2, 1), np.int64)
+    words, counts = np.empty((1, 1), np.uint64), np.empty(1, np.int64)
     states = _tiny_state(), _tiny_state()
-    fire_events(scene, path, pixels, effects, states, make_scratch(2), 0, words, ends)
+    fire_events(scene, path, pixels, effects, states, make_scratch(2), 0, words, counts)
 
 
 def compile_kernels() -> None:

@@ -1,7 +1,7 @@
-"""Order: event words as the kernels write them, row by row, into the order of time.
+"""Order: event words as the kernels write them, step by step, into the order of time.
 
-Counting says where each microsecond's events begin. A row's events come time step by time step, so
-those of one step, of all rows, go to places near one another, within the CPU's nearest cache.
+Counting says where each microsecond's events begin. Those of one time step go to places near one
+another, within the CPU's nearer caches.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ _MOST_MOVES = 8
 _SHIFT, _ONE = np.uint64(T_SHIFT), np.uint32(1)
 
 
-def order_steps(words: U64, ends: I64, t_us: I64, ordered: U64, filled: int) -> bool:
+def order_steps(words: U64, counts: I64, t_us: I64, ordered: U64, filled: int) -> bool:
     """Append a block's event words to ordered[:filled], all in order; tell whether that is done.
 
-    words   in any order within a row and a step
-    ends    int64 (H, K), where in `words` the events of a row and a step end; rows come one after
-            the other, and within each its steps
+    words   (K, N), each step's words in any order
+    counts  int64 (K,), how many there are of each step
     t_us    int64 (K + 1), the ends of the steps; an event may lie on either
     filled  what is there already is not later than t_us[0]
 
@@ -34,38 +33,32 @@ def order_steps(words: U64, ends: I64, t_us: I64, ordered: U64, filled: int) -> 
     """
     start_us, length_us = int(t_us[0]), int(t_us[-1] - t_us[0])
     if length_us > LONGEST_US:
-        ordered[filled : filled + len(words)] = words
+        parts = [row[:count] for row, count in zip(words, counts, strict=True)]
+        np.concatenate(parts, out=ordered[filled : filled + int(counts.sum())])
         return False
     places = np.zeros(length_us + 1, np.uint32)
-    return bool(_count_into(words, ends, np.uint64(start_us << T_SHIFT), places, ordered, filled))
+    start = np.uint64(start_us << T_SHIFT)
+    return bool(_count_into(words, counts, start, places, ordered, filled))
 
 
 @jit
 def _count_into(
-    words: U64, ends: I64, start: np.uint64, places: U32, ordered: U64, filled: int
+    words: U64, counts: I64, start: np.uint64, places: U32, ordered: U64, filled: int
 ) -> bool:
     """Put every word in place; `places` has a zero for every microsecond from `start` on."""
-    for n in range(len(words)):
-        places[(words[n] - start) >> _SHIFT] += _ONE
+    for k in range(len(counts)):
+        for n in range(counts[k]):
+            places[(words[k, n] - start) >> _SHIFT] += _ONE
     free = np.uint32(filled)
     for us in range(len(places)):
         count, places[us] = places[us], free
         free += count
-    height, steps = ends.shape
-    for k in range(steps):
-        for y in range(height):
-            for n in range(_begin(ends, y, k), ends[y, k]):
-                moment = (words[n] - start) >> _SHIFT
-                ordered[places[moment]] = words[n]
-                places[moment] += _ONE
-    return bool(_insert(ordered, max(filled, 1), filled + len(words)))
-
-
-@jit_into
-def _begin(ends: I64, y: int, k: int) -> int:
-    if k > 0:
-        return int(ends[y, k - 1])
-    return int(ends[y - 1, -1]) if y > 0 else 0
+    for k in range(len(counts)):
+        for n in range(counts[k]):
+            moment = (words[k, n] - start) >> _SHIFT
+            ordered[places[moment]] = words[k, n]
+            places[moment] += _ONE
+    return bool(_insert(ordered, max(filled, 1), filled + int(counts.sum())))
 
 
 @jit_into
@@ -88,5 +81,5 @@ def _insert(words: U64, start: int, stop: int) -> bool:
 
 def compile_order() -> None:
     """Compile every kernel of this file, or load it from the cache."""
-    words, ends = np.zeros(1, np.uint64), np.ones((1, 1), np.int64)
-    order_steps(words, ends, np.array([0, 1]), np.empty(1, np.uint64), 0)
+    words, counts = np.zeros((1, 1), np.uint64), np.ones(1, np.int64)
+    order_steps(words, counts, np.array([0, 1]), np.empty(1, np.uint64), 0)

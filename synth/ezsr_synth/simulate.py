@@ -12,7 +12,6 @@ from ezsr_shards.events import EventStream
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import SensorSize
 from ezsr_synth.kernels import (
-    I64,
     T_SHIFT,
     U64,
     Effects,
@@ -34,9 +33,10 @@ _STATE_TYPES: dict[str, type] = {
 _FIRST_BLOCK = 4
 _LARGEST_BLOCK = 16
 _SLACK_PX = 1e-3
-_LEAST_ROOM = 1 << 16
+_PIXELS_PER_EVENT = 4  # to begin with, in room for a time step
 _MOST_KEPT = 1 << 22
-_AMPLE = 1.5  # room for a block, beside the events that blocks before lead to expect
+_PAGE, _APART = 512, 40  # words: steps a whole page apart would meet in the same lines of a cache
+_AMPLE = 1.5  # room for a time step, beside the events that the steps before lead to expect
 
 
 class _Room(threading.local):
@@ -48,11 +48,12 @@ class _Room(threading.local):
         self._size: SensorSize | None = None
         self._arrays: dict[tuple[str, int], npt.NDArray[Any]] = {}
 
-    def block(self, count: int) -> U64:
-        """Return room for at least so many words of a block, of any content."""
-        if len(self._block) < count:
-            self._block = np.empty(count, np.uint64)
-        return self._block
+    def block(self, steps: int, room: int) -> U64:
+        """Return room for so many words, and more, of each step of a block, of any content."""
+        room = room // _PAGE * _PAGE + _PAGE + _APART
+        if len(self._block) < steps * room:
+            self._block = np.empty(steps * room, np.uint64)
+        return self._block[: steps * room].reshape(steps, room)
 
     def words(self, filled: int, more: int) -> U64:
         """Return room for all words: the first `filled` as they are, and `more`."""
@@ -118,47 +119,40 @@ def _fire_until(
 ) -> U64:
     """Return the words of all events in order, or of a beginning with more than `max_events`.
 
-    The room for a block grows until all its words fit; but where it has more than twice the cap,
-    it is tried again with half its length, so that little is made only to be thrown away.
+    The room for a step grows until all its words fit; but where a block has more than twice the
+    cap, it is tried again with half its length, so that little is made only to be thrown away.
     """
     pixels, effects, scratch = camera.pixels(size), camera.effects, make_scratch(size.width)
     begun, ended = (_make_state(name, size, effects) for name in ("begun", "ended"))
     path = motion.warps, motion.t_us
     start_pixels(log_picture, path, pixels, camera.random_phase, effects, scratch, begun)
-    words, block = _ROOM.words(0, 0), _ROOM.block(_LEAST_ROOM)
+    words, room = _ROOM.words(0, 0), size.width * size.height // _PIXELS_PER_EVENT
     start, last, length, filled, ready = 0, len(motion.t_us) - 1, _FIRST_BLOCK, 0, 0
     last_us = motion.duration_us - 1
     while start < last and (max_events is None or ready <= max_events):
         stop = min(last, start + length)
         path = motion.warps[start : stop + 1], motion.t_us[start : stop + 1]
-        ends = np.empty((size.height, stop - start), np.int64)
-        count = fire_events(
-            log_picture, path, pixels, effects, (begun, ended), scratch, last_us, block, ends
-        )
-        if count > len(block):
+        block, counts = _ROOM.block(stop - start, room), np.empty(stop - start, np.int64)
+        states = begun, ended
+        fire_events(log_picture, path, pixels, effects, states, scratch, last_us, block, counts)
+        count, most = int(counts.sum()), int(counts.max())
+        if most > block.shape[1]:
             if max_events is not None and count > 2 * max_events and stop > start + 1:
                 length = (stop - start) // 2
             else:
-                block = _ROOM.block(2 * count)
+                room = 2 * most
             continue
         words = _ROOM.words(filled, count)
-        _append(words, filled, block[:count], ends, path[1])
+        if not order_steps(block, counts, path[1], words, filled):
+            words[: filled + count].sort()
         begun, ended = ended, begun
-        late = int((ends[:, -1] - ends[:, -2]).sum()) if stop > start + 1 else count
-        start, filled, length, rate = stop, filled + count, _LARGEST_BLOCK, (filled + count) / stop
+        start, filled, length = stop, filled + count, _LARGEST_BLOCK
+        room = max(room, int(_AMPLE * most))
         if max_events is not None:
             ready = _count_ready(words[:filled], camera, size, int(motion.t_us[stop]))
-            rate = max(late, 1)  # of the last step: pixels take a while to fire their first
+            rate = max(int(counts[-1]), 1)  # pixels take a while to fire their first
             length = min(max((max_events - ready) // rate, 1), _LARGEST_BLOCK)
-        if start < last:
-            block = _ROOM.block(int(_AMPLE * rate * length))
     return words[:filled]
-
-
-def _append(words: U64, filled: int, block: U64, ends: I64, t_us: I64) -> None:
-    """Append a block's words to those of the blocks before, in order."""
-    if not order_steps(block, ends, t_us, words, filled):
-        words[: filled + len(block)].sort()
 
 
 def _make_state(name: str, size: SensorSize, effects: Effects) -> State:

@@ -133,8 +133,9 @@ def test_blocks_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPa
 def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     log_picture, motion, camera, size = random_case(seed)
     roomy = simulate(log_picture, motion, camera, size)
-    monkeypatch.setattr("ezsr_synth.simulate._LEAST_ROOM", 1)
-    monkeypatch.setattr("ezsr_synth.simulate._AMPLE", 0)
+    none = {"_PIXELS_PER_EVENT": 10**9, "_AMPLE": 0, "_PAGE": 1, "_APART": 0}
+    for name, value in none.items():  # a word for each time step, until it turns out too few
+        monkeypatch.setattr(f"ezsr_synth.simulate.{name}", value)
     monkeypatch.setattr("ezsr_synth.simulate._ROOM", _Room())
     tight = simulate(log_picture, motion, camera, size)
     assert np.array_equal(roomy.t, tight.t)

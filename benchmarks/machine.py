@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,20 @@ def real_pictures() -> Path:
     """Return the folder of real photographs, where it is at hand."""
     data = Path(os.environ.get("EZSR_DATA", ROOT.parent / "shared" / "data"))
     return data / "imagenet-sample"
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep to one core, where the system lets a process choose: one that moves loses its caches."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def write_result(path: Path, facts: dict[str, Any]) -> None:

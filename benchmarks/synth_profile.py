@@ -18,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import ROOT, real_pictures, write_result
+from machine import ROOT, one_core, real_pictures, write_result
 
 from ezsr_shards.sample import Sample, encode_events
 from ezsr_shards.shard import write_shard
@@ -82,8 +82,9 @@ def main() -> None:
     cv2.setNumThreads(1)
     compile_simulation()
     config = SynthConfig()
-    time_stages(options.pictures, names[:10], config)
-    rounds = [time_stages(options.pictures, names, config) for _ in range(options.rounds)]
+    with one_core():
+        time_stages(options.pictures, names[:10], config)
+        rounds = [time_stages(options.pictures, names, config) for _ in range(options.rounds)]
     median = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
     total = sum(median[stage] for stage in STAGES)
     print(f"{len(names)} pictures, {config.size}, {median['events_made']:.0f} events a sample")

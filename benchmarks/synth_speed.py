@@ -13,8 +13,8 @@ PICTURES is a folder of JPEGs; without it the real sample is used where it is at
 - first_image_s: from the command to a finished shard of one picture, cache of kernels warm, cold
 - rss_mb_per_worker: most memory of a process that makes 640x480 samples, and its growth
 
-Ratios are of one thread's CPU time, taken in turns on every picture, and the medians over pictures
-of the medians over rounds; what is said in seconds, and the workers, is wall time.
+Ratios are of one thread's CPU time on one core, taken in turns on every picture, and the medians
+over pictures of the medians over rounds; what is said in seconds, and the workers, is wall time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import ROOT, real_pictures, write_result
+from machine import ROOT, one_core, real_pictures, write_result
 from peers import PEERS
 from plain import Plain
 
@@ -262,8 +262,9 @@ def main() -> None:
         if not peer.available():
             print(f"{name}: not measured, {peer.missing}")
     chosen = [options.pictures / name for name in names[:: max(1, len(names) // options.number)]]
-    kernels = {str(size): time_kernels(chosen, size, options.rounds) for size in SIZES}
-    pipeline = time_pipeline(options.pictures, names, options.rounds)
+    with one_core():
+        kernels = {str(size): time_kernels(chosen, size, options.rounds) for size in SIZES}
+        pipeline = time_pipeline(options.pictures, names, options.rounds)
     rates = time_workers(options.pictures, 3)
     memory = measure_memory(options.pictures)
     found: dict[str, Any] = {

@@ -181,7 +181,8 @@ def _label_exponent(panel: Any, law: dict[str, Any], ink: str) -> None:
 def _label_pairs(panel: Any, law: dict[str, Any], is_first: bool) -> None:
     most = max(point["parameters"] for point in law["points"])
     text = f"{law['at']['pairs']:,}" + (" pictures" if is_first else "")
-    panel.annotate(text, (most, 100 * _at(law, most)), color="#444444", **_BESIDE)
+    ground = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 0.6}  # other laws pass below it
+    panel.annotate(text, (most, 100 * _at(law, most)), color="#444444", bbox=ground, **_BESIDE)
 
 
 def _draw_held_out(panel: Any, law: dict[str, Any], ink: str) -> None:

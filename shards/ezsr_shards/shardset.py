@@ -79,6 +79,8 @@ class ShardRecord:
 
 def _check_types(record: ShardRecord) -> None:
     """Raise TypeError unless the fields that are computed with are what they should be."""
+    if not isinstance(record.versions, Mapping):
+        raise TypeError("its versions are garbled")
     texts = [record.name, record.sha256, record.config_hash]
     for failure in record.failures:
         texts += [failure.source, failure.reason, failure.detail]

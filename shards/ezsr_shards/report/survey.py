@@ -187,8 +187,6 @@ def _check_record(record: ShardRecord, file: str) -> None:
     counts = [record.pictures, record.samples, record.events, record.on_events, record.size_bytes]
     if not all(0 <= count < 10**_MOST_DIGITS for count in (*counts, *record.labels.values())):
         raise ShardError(f"{file}: a count is out of range")
-    if not isinstance(record.versions, dict):
-        raise ShardError(f"{file}: its versions are garbled")
 
 
 def _find_missing(

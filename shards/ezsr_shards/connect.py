@@ -74,6 +74,11 @@ def check_url(url: str) -> None:
     import fsspec
 
     protocol = protocol_of(url)
+    if protocol not in ("http", "https") and holds_password(url):
+        raise ConfigError(
+            f"{show_url(url)}: leave user and password out of the URL; credentials are taken from "
+            f"the environment"
+        )
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError:
@@ -85,11 +90,6 @@ def check_url(url: str) -> None:
         raise ConfigError(
             f"{show_url(url)}: {protocol}:// is not known; give s3:// or such"
         ) from None
-    if protocol not in ("http", "https") and holds_password(url):
-        raise ConfigError(
-            f"{show_url(url)}: leave user and password out of the URL; credentials are taken from "
-            f"the environment"
-        )
 
 
 def open_url(url: str) -> IO[bytes]:

@@ -25,7 +25,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "f08a95b30dd934c3"
+COMPILED_IN = "1af089596aba615b"
 """Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 

@@ -146,19 +146,12 @@ def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any)
     return types.int64(marks, types.int64, listed, types.int64), generate
 
 
-@overload(list_marked)
-def _compile_list_marked(marks, listed):  # type: ignore[no-untyped-def]
-    def count_up(marks, listed):  # type: ignore[no-untyped-def]
-        count = 0
-        for n in range(len(marks)):
-            listed[count] = n
-            count += int(marks[n])
-        return count
-
-    def compress(marks, listed):  # type: ignore[no-untyped-def]
+@overload(list_marked)  # type: ignore[untyped-decorator]
+def _compile_list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> Any:
+    def compress(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> int:
         count = 0
         for first in range(0, len(marks), LANES):
             count = _append_marked(marks, first, listed, count)
         return count
 
-    return compress if PERMUTES else count_up
+    return compress if PERMUTES else list_marked  # Numba wants parameters noted alike

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 
+from ezsr_synth import vector
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts, _sample_row
@@ -257,12 +258,16 @@ def test_threads_do_not_meet_and_streams_stay_as_they_are() -> None:
             assert np.array_equal(getattr(one, column), getattr(other, column))
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
-def test_marked_places_are_listed_in_order(density: float) -> None:
+def test_marked_places_are_listed_in_order(
+    density: float, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(7)
+    monkeypatch.setattr(vector, "PACKS", packs)
     for length in (16, 48, 640):
         marks = (rng.random(length) < density).astype(np.uint8)
-        for lister in (compiled_lister, plain_lister):
+        for lister in (compiled_lister, getattr(list_marked, "py_func", list_marked)):
             listed = np.full(length + 16, -1, np.int32)
             count = lister(marks, listed)
             assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
@@ -273,7 +278,28 @@ def compiled_lister(marks: np.ndarray, listed: np.ndarray) -> int:
     return list_marked(marks, listed)
 
 
-plain_lister = numba.njit(list_marked)  # what processors without vector compression run
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_marked_lanes_are_packed_in_order(density: float, kind: type) -> None:
+    """Into another array, and into the one they come from."""
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        marks = (rng.random(10 * vector.LANES) < density).astype(np.uint8)
+        values = rng.normal(0, 1e6, len(marks)).astype(kind)
+        for packer in (compiled_packer, compiled_packer.py_func):
+            for source, packed in ((values, np.zeros_like(values)), 2 * (values.copy(),)):
+                count = packer(marks, source, packed)
+                assert packed[:count].tolist() == values[marks > 0].tolist()
+
+
+@numba.njit
+def compiled_packer(marks: np.ndarray, source: np.ndarray, packed: np.ndarray) -> int:
+    count = 0
+    for first in range(0, len(marks), vector.LANES):
+        lanes = vector.read_lanes(marks, first)
+        vector.pack_lanes(source, first, lanes, packed, count)
+        count += vector.count_lanes(lanes)
+    return count
 
 
 def test_the_exponential_is_that_of_numpy() -> None:

@@ -1,4 +1,4 @@
-"""Look-up and order: what is done sixteen or thousands at a time is what one by one would be."""
+"""Look-up and order: what is done eight or thousands at a time is what one by one would be."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ def look_up(picture: F32, warp: npt.NDArray[np.float64], y: int, width: int) -> 
         (-3, 0.97),
         (3.8, 1),
         (4, 1),
+        (8.2, 1.01),
+        (8.3, 1.01),
+        (0, 1.142),
+        (0, 1.144),
+        (2, 0.86),
+        (0, 0.85),
         (0, 1.9),
         (0, 2),
         (1, 0.2),
@@ -143,12 +149,12 @@ def test_long_blocks_are_left_to_a_real_sort() -> None:
         ("+avx2,+avx512f", {}, True),
     ],
 )
-def test_permutes_are_asked_of_cpus_that_have_them(
+def test_instructions_are_asked_of_cpus_that_have_them(
     told: str | None, host: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vector.settings, "CPU_FEATURES", told)
     monkeypatch.setattr(vector.binding, "get_host_cpu_features", lambda: host)
-    assert vector._can_permute() is expected
+    assert vector._can("avx512f") is expected
 
 
 @pytest.mark.parametrize("module", [kernels, reduce])

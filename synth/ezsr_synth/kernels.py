@@ -16,7 +16,20 @@ import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.lookup import POINT_BITS, RUN, look_up_run, sees_runs
-from ezsr_synth.vector import LANES, list_marked, peek_pixel, peek_scene, poke_event, poke_row
+from ezsr_synth.vector import (
+    LANES,
+    PACKS,
+    count_lanes,
+    list_marked,
+    pack_lanes,
+    peek_crossing,
+    peek_pixel,
+    peek_scene,
+    poke_crossing,
+    poke_event,
+    poke_row,
+    read_lanes,
+)
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -25,7 +38,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "1af089596aba615b"
+COMPILED_IN = "fdd03be677a4df17"
 """Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 
@@ -105,24 +118,45 @@ class Step(NamedTuple):
     end_us: int
 
 
+class Columns(NamedTuple):
+    """What firing needs of pixels: of a row one by one, or of some, side by side.
+
+    x              int32
+    before, now    float32, what is seen at a time step's start, and at its end
+    reference      float32
+    on, off        float32, thresholds
+    """
+
+    x: I32
+    before: F32
+    now: F32
+    reference: F32
+    on: F32
+    off: F32
+
+
 class Scratch(NamedTuple):
     """Room for the work on one row, made by `make_scratch`.
 
-    marks, again  uint8, 1 where a pixel fires, for the first time or anew; a multiple of 16 long
+    places        int32, 0, 1, 2 and so on
+    marks, again  uint8, 1 where a pixel fires, for the first time or anew; a multiple of LANES long
     listed        int32, the places of marks
+    active        of the pixels that fire
     levels        float32, references after an event
-    ends          float64, when the rest after it ends, us from the step's start
+    passed        float64, when it comes, us from the step's start
     rows          float32, three rows of values half done
     seen          float32, what is seen at the step's start, and at its end
     resting       int32, the places of the first `rest_count[0]` pixels that rest, in any order
     noisy         int32, the places of the first `noisy_count[0]` pixels where noise comes
     """
 
+    places: I32
     marks: U8
     again: U8
     listed: I32
+    active: Columns
     levels: F32
-    ends: F64
+    passed: F64
     rows: tuple[F32, F32, F32]
     seen: tuple[F32, F32]
     resting: I32
@@ -135,13 +169,24 @@ def make_scratch(width: int) -> Scratch:
     """Return room for the work on rows of a width."""
     whole = (width + LANES - 1) // LANES * LANES
     marks, again = np.zeros((2, whole), np.uint8)
-    listed, resting, noisy = np.empty((3, whole + LANES), np.int32)
-    levels, *rows = np.empty((4, whole), np.float32)
-    before, now = np.empty((2, width), np.float32)
+    x, listed, resting, noisy = np.zeros((4, whole + LANES), np.int32)
+    before, now, *rows = np.zeros((5, whole), np.float32)
+    levels, *columns = np.zeros((6, whole + LANES), np.float32)
     rest_count, noisy_count = np.zeros((2, 1), np.int64)
     return Scratch(
-        *(marks, again, listed, levels, np.empty(whole), (rows[0], rows[1], rows[2])),
-        *((before, now), resting, rest_count, noisy, noisy_count),
+        places=np.arange(width, dtype=np.int32),
+        marks=marks,
+        again=again,
+        listed=listed,
+        active=Columns(x, *columns),
+        levels=levels,
+        passed=np.zeros(whole),
+        rows=(rows[0], rows[1], rows[2]),
+        seen=(before[:width], now[:width]),
+        resting=resting,
+        rest_count=rest_count,
+        noisy=noisy,
+        noisy_count=noisy_count,
     )
 
 
@@ -187,7 +232,8 @@ def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
     x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
     step_x, step_y = np.int32(round(warp[0, 0] * _FIXED)), np.int32(round(warp[1, 0] * _FIXED))
     line = np.int32(stride)
-    runs = sees_runs(log_picture.shape, (step_x, step_y), max(y0, y0 + warp[1, 0] * width))
+    ends = y0, y0 + warp[1, 0] * width
+    runs = sees_runs(log_picture.shape, (step_x, step_y), (min(ends), max(ends)))
     for first in range(0, width, _CHUNK):
         middle = first + _CHUNK // 2
         qx, qy = x0 + warp[0, 0] * middle, y0 + warp[1, 0] * middle
@@ -446,7 +492,7 @@ def fire_events(
     height, width = state.reference.shape
     rests, noisy = effects.refractory_us > 0, effects.shot_noise_hz > 0
     before, now = scratch.seen
-    marks, listed = scratch.marks, scratch.listed
+    marks = scratch.marks
     for k in range(len(counts)):
         counts[k] = 0
     for y in range(height):
@@ -474,12 +520,13 @@ def fire_events(
                     count = _fire_noisy(
                         *(active, before, now, step, pixels, effects, state, scratch, words, count)
                     )
-            active = list_marked(marks, listed)
+            source = Columns(
+                *(scratch.places, before, now, state.reference[y], pixels.on[y], pixels.off[y])
+            )
+            active = _pack_marked(marks, width, source, scratch)
             while active:
                 fired = count + active
-                active = _fire_once(
-                    *(active, before, now, step, pixels, effects, state, scratch, words, count)
-                )
+                active = _fire_once(active, step, effects, state, scratch, words, count)
                 count = fired
             counts[k] = count
             before, now = now, before
@@ -581,61 +628,116 @@ def _list_arrivals(step: Step, state: State, marks: U8, scratch: Scratch) -> int
 
 
 @jit_into
+def _pack_marked(marks: U8, width: int, source: Columns, scratch: Scratch) -> int:
+    """Bring the marked of the first `width` pixels side by side; return how many there are.
+
+    Side by side, they are read at once: to gather them one by one takes a CPU several times as
+    long. `source` may be what is written.
+    """
+    count, packed, listed = 0, scratch.active, scratch.listed
+    whole = width // LANES * LANES if PACKS else 0
+    for first in range(0, whole, LANES):
+        lanes = read_lanes(marks, first)
+        if lanes == 0:
+            continue
+        pack_lanes(source.x, first, lanes, packed.x, count)
+        pack_lanes(source.before, first, lanes, packed.before, count)
+        pack_lanes(source.now, first, lanes, packed.now, count)
+        pack_lanes(source.reference, first, lanes, packed.reference, count)
+        pack_lanes(source.on, first, lanes, packed.on, count)
+        pack_lanes(source.off, first, lanes, packed.off, count)
+        count += count_lanes(lanes)
+    active = count
+    for n in range(whole, width):
+        listed[active] = n
+        active += int(marks[n])
+    for n in range(count, active):
+        at = listed[n]
+        packed.x[n], packed.before[n], packed.now[n] = (
+            source.x[at],
+            source.before[at],
+            source.now[at],
+        )
+        packed.reference[n] = source.reference[at]
+        packed.on[n], packed.off[n] = source.on[at], source.off[at]
+    return active
+
+
+@jit_into
 def _fire_once(
     active: int,
-    before: F32,
-    now: F32,
     step: Step,
-    pixels: Pixels,
     effects: Effects,
     state: State,
     scratch: Scratch,
     words: U64,
     count: int,
 ) -> int:
-    """Write each listed pixel's next event, after `count` of the step; list those that fire again.
+    """Write each active pixel's next event, after `count` of the step; keep those that fire again.
 
     A pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
     likewise OFF. The comparison is with the pixel's own reference alone. After the event it rests
     for the refractory period, at the end of which the reference is what it sees then.
     """
-    room, rests, start = words.shape[1], effects.refractory_us > 0, step.start_us
-    fits, free = count + active <= room, step.k * room + count
-    length, latest = float(step.stop_us - start), float(step.end_us - start)
-    first, reference, release = step.first, state.reference, state.release
-    listed, again, levels, ends = scratch.listed, scratch.again, scratch.levels, scratch.ends
-    place = np.uint64(step.y << Y_SHIFT) + (np.uint64(start) << np.uint64(T_SHIFT))
-    for n in range(active):
-        x = peek_pixel(listed, 0, n)
-        ref, seen = peek_pixel(reference, first, x), peek_pixel(now, 0, x)
-        then = np.float64(peek_pixel(before, 0, x))
-        rise, fall = peek_pixel(pixels.on, first, x), peek_pixel(pixels.off, first, x)
-        up = seen > ref
-        level = ref + rise if up else ref - fall
+    length = float(step.stop_us - step.start_us)
+    pixels, again, levels, passed = scratch.active, scratch.again, scratch.levels, scratch.passed
+    whole = (active + LANES - 1) // LANES * LANES
+    for n in range(whole):
+        ref, seen = peek_pixel(pixels.reference, 0, n), peek_pixel(pixels.now, 0, n)
+        then = np.float64(peek_pixel(pixels.before, 0, n))
+        rise, fall = peek_pixel(pixels.on, 0, n), peek_pixel(pixels.off, 0, n)
+        level = ref + rise if seen > ref else ref - fall
         change = np.float64(seen) - then
         share = (np.float64(level) - then) / (change if change != 0.0 else 1.0)
-        passed = min(max(share * length, 0.0), length)
-        if rests:
-            passed = max(passed, peek_pixel(release, first, x) - start)
-            rested = passed + effects.refractory_us
-            level = np.float32(then + change * (min(rested, length) / length))
-            poke_event(ends, 0, n, rested)
-        t = np.uint64(np.int32(min(passed + 0.5, latest)))
-        word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
-        if fits:
-            poke_event(words, free, n, place + word)
-        poke_event(levels, 0, n, level)
-        higher, lower = seen >= level + rise, seen <= level - fall
-        poke_event(again, 0, n, np.uint8((up & higher) | ((not up) & lower)))
-    left = 0
+        poke_crossing(passed, 0, n, min(max(share * length, 0.0), length))
+        poke_crossing(levels, 0, n, level)
+    if effects.refractory_us > 0:
+        _rest_all(active, step, effects.refractory_us, state.release, scratch)
+    for n in range(whole):
+        ref, seen = peek_crossing(pixels.reference, 0, n), peek_crossing(pixels.now, 0, n)
+        level, up = peek_crossing(levels, 0, n), seen > ref
+        higher = seen >= level + peek_crossing(pixels.on, 0, n)
+        lower = seen <= level - peek_crossing(pixels.off, 0, n)
+        crosses = (up & higher) | ((not up) & lower)
+        poke_event(again, 0, n, np.uint8(crosses & (np.int32(n) < np.int32(active))))
+    if effects.refractory_us > 0:
+        for n in range(active):
+            again[n] &= passed[n] + effects.refractory_us < length
+    if count + active <= words.shape[1]:
+        _write_words(active, step, scratch, words, step.k * words.shape[1] + count)
     for n in range(active):
-        reference[step.y, listed[n]] = levels[n]
-        if rests:
-            _rest(step, listed[n], start + ends[n], release, scratch)
-            again[n] &= ends[n] < length
-        listed[left] = listed[n]
-        left += int(again[n])
-    return left
+        x = peek_crossing(pixels.x, 0, n)
+        poke_event(state.reference, step.first, x, peek_crossing(levels, 0, n))
+    source = Columns(pixels.x, pixels.before, pixels.now, levels, pixels.on, pixels.off)
+    return _pack_marked(again, whole, source, scratch)
+
+
+@jit_into
+def _write_words(active: int, step: Step, scratch: Scratch, words: U64, free: int) -> None:
+    """Write an event of each active pixel."""
+    pixels, passed = scratch.active, scratch.passed
+    place = np.uint64(step.y << Y_SHIFT) + (np.uint64(step.start_us) << np.uint64(T_SHIFT))
+    latest = float(step.end_us - step.start_us)
+    for n in range(active):
+        x = peek_crossing(pixels.x, 0, n)
+        up = peek_crossing(pixels.now, 0, n) > peek_crossing(pixels.reference, 0, n)
+        t = np.uint64(np.int32(min(peek_crossing(passed, 0, n) + 0.5, latest)))
+        word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
+        poke_event(words, free, n, place + word)
+
+
+@jit_into
+def _rest_all(active: int, step: Step, rest_us: float, release: F64, scratch: Scratch) -> None:
+    """Let each active pixel fire no sooner than its rest ends, and rest from then on."""
+    start, length = step.start_us, float(step.stop_us - step.start_us)
+    pixels, levels, passed = scratch.active, scratch.levels, scratch.passed
+    for n in range(active):
+        x, then = pixels.x[n], np.float64(pixels.before[n])
+        passed[n] = max(passed[n], release[step.y, x] - start)
+        rested = passed[n] + rest_us
+        change = np.float64(pixels.now[n]) - then
+        levels[n] = np.float32(then + change * (min(rested, length) / length))
+        _rest(step, x, start + rested, release, scratch)
 
 
 @jit_into

@@ -1,7 +1,7 @@
 """Order: event words as the kernels write them, step by step, into the order of time.
 
-Counting says where each microsecond's events begin. Those of one time step go to places near one
-another, within the CPU's nearer caches.
+Step after step, counting says where each microsecond's events begin: all within the CPU's nearer
+caches. What is left are events of one microsecond, on either side of where two steps meet.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.kernels import I64, T_SHIFT, U64
+from ezsr_synth.vector import peek_scene
 
 U32 = npt.NDArray[np.uint32]
 
 LONGEST_US = 1 << 20
 """Counting takes time for every microsecond, so longer blocks had better be sorted."""
-_MOST_MOVES = 8
+_MOST_MOVES, _RUN = 8, 32
 _SHIFT, _ONE = np.uint64(T_SHIFT), np.uint32(1)
 
 
@@ -31,51 +32,52 @@ def order_steps(words: U64, counts: I64, t_us: I64, ordered: U64, filled: int) -
     False, and the appended words left in any order, where the block is long or too many events
     share a microsecond.
     """
-    start_us, length_us = int(t_us[0]), int(t_us[-1] - t_us[0])
-    if length_us > LONGEST_US:
+    if int(t_us[-1] - t_us[0]) > LONGEST_US:
         parts = [row[:count] for row, count in zip(words, counts, strict=True)]
         np.concatenate(parts, out=ordered[filled : filled + int(counts.sum())])
         return False
-    places = np.zeros(length_us + 1, np.uint32)
-    start = np.uint64(start_us << T_SHIFT)
-    return bool(_count_into(words, counts, start, places, ordered, filled))
+    places = np.empty(int(np.diff(t_us).max()) + 1, np.uint32)
+    return bool(_count_into(words, counts, t_us, places, ordered, filled))
 
 
 @jit
-def _count_into(
-    words: U64, counts: I64, start: np.uint64, places: U32, ordered: U64, filled: int
-) -> bool:
-    """Put every word in place; `places` has a zero for every microsecond from `start` on."""
+def _count_into(words: U64, counts: I64, t_us: I64, places: U32, ordered: U64, filled: int) -> bool:
+    """Put every word in place; `places` has room for every microsecond of a step."""
+    free = np.uint32(filled)
     for k in range(len(counts)):
+        start, length = np.uint64(t_us[k] << T_SHIFT), t_us[k + 1] - t_us[k] + 1
+        for us in range(length):
+            places[us] = 0
         for n in range(counts[k]):
             places[(words[k, n] - start) >> _SHIFT] += _ONE
-    free = np.uint32(filled)
-    for us in range(len(places)):
-        count, places[us] = places[us], free
-        free += count
-    for k in range(len(counts)):
+        for us in range(length):
+            count, places[us] = places[us], free
+            free += count
         for n in range(counts[k]):
             moment = (words[k, n] - start) >> _SHIFT
             ordered[places[moment]] = words[k, n]
             places[moment] += _ONE
-    return bool(_insert(ordered, max(filled, 1), filled + int(counts.sum())))
+    return bool(_insert(ordered, max(filled, 1), int(free)))
 
 
 @jit_into
 def _insert(words: U64, start: int, stop: int) -> bool:
     """Put words that are out of order by little where they belong, unless that takes long."""
     left = _MOST_MOVES * (stop - start)
-    for n in range(start, stop):
-        word, to = words[n], n
-        if words[n - 1] <= word:
-            continue
-        while to > 0 and words[to - 1] > word:
-            words[to] = words[to - 1]
-            to -= 1
-        words[to] = word
-        left -= n - to
-        if left < 0:
-            return False
+    for first in range(start, stop, _RUN):
+        last, late = min(first + _RUN, stop), False
+        for n in range(first, last):  # without a branch, as most runs are in order
+            late |= peek_scene(words, -1, n) > peek_scene(words, 0, n)
+        if late:
+            for n in range(first, last):
+                word, to = words[n], n
+                while to > 0 and words[to - 1] > word:
+                    words[to] = words[to - 1]
+                    to -= 1
+                words[to] = word
+                left -= n - to
+            if left < 0:
+                return False
     return True
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.lookup import RUN, add_run
-from ezsr_synth.vector import PERMUTES, peek_scene, poke_row
+from ezsr_synth.vector import PACKS, peek_scene, poke_row
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -24,7 +24,7 @@ _HALF = np.float32(0.5)
 _BEYOND = 2 * RUN
 """Values that follow a row, since 32 are loaded at once; they never count."""
 
-COMPILED_IN = "1af089596aba615b"
+COMPILED_IN = "fdd03be677a4df17"
 """As in `kernels.py`."""
 
 
@@ -158,18 +158,18 @@ def _average(total: F32, across: Taps, mean: F32) -> None:
     """Reduce a row along x."""
     mean[:] = 0
     count, most = mean.shape[0], across.weights.shape[0]
-    for start in range(0, count, RUN):
-        stop = min(start + RUN, count)
-        near = across.first[stop - 1] - across.first[start] < 2 * RUN
-        if PERMUTES and near and stop - start == RUN:
-            for k in range(most):
-                away = k * across.apart
-                add_run(total, across.first, away, across.weights, k * count + start, mean, start)
-        else:
-            for k in range(most):
-                away = k * across.apart
-                for n in range(start, stop):
-                    mean[n] += across.weights[k, n] * peek_scene(total, away, across.first[n])
+    done = 0
+    while PACKS and done + RUN <= count:
+        if across.first[done + RUN - 1] - across.first[done] >= 2 * RUN:
+            break
+        for k in range(most):
+            away = k * across.apart
+            add_run(total, across.first, away, across.weights, k * count + done, mean, done)
+        done += RUN
+    for k in range(most):
+        away = k * across.apart
+        for n in range(done, count):
+            mean[n] += across.weights[k, n] * peek_scene(total, away, across.first[n])
 
 
 def compile_reduction() -> None:

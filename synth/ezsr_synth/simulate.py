@@ -33,8 +33,8 @@ _STATE_TYPES: dict[str, type] = {
 _FIRST_BLOCK = 4
 _LARGEST_BLOCK = 16
 _SLACK_PX = 1e-3
-_PIXELS_PER_EVENT = 4  # to begin with, in room for a time step
-_MOST_KEPT = 1 << 22
+_PIXELS_PER_EVENT = 2  # to begin with, in room for a time step
+_MOST_KEPT = 1 << 23
 _PAGE, _APART = 512, 40  # words: steps a whole page apart would meet in the same lines of a cache
 _AMPLE = 1.5  # room for a time step, beside the events that the steps before lead to expect
 

@@ -16,26 +16,33 @@ from numba import extending
 from numba.core import cgutils, config, types
 from numba.np import arrayobj
 
+from ezsr_synth.jit import jit_into
+
 intrinsic: Any = extending.intrinsic
 overload: Any = extending.overload
 make_array: Any = arrayobj.make_array
 settings: Any = config
 declare: Any = cgutils.get_or_insert_function
 
+U8 = npt.NDArray[np.uint8]
+I32 = npt.NDArray[np.int32]
 _Whole = int | np.integer[Any]
-LANES = 16
 
 
-def _can_permute() -> bool:
-    """Tell whether code may use AVX-512: on this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
+def _can(feature: str) -> bool:
+    """Tell whether code may use it: on this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
     if settings.CPU_FEATURES is not None:
-        return "+avx512f" in settings.CPU_FEATURES
-    return bool(binding.get_host_cpu_features().get("avx512f"))  # which also lists what is absent
+        return f"+{feature}" in settings.CPU_FEATURES
+    return bool(binding.get_host_cpu_features().get(feature))  # which also lists what is absent
 
 
-PERMUTES = _can_permute()
-"""Whether the CPU packs marked lanes, and picks lanes of two registers by number, at once.
-Elsewhere either would be sixteen branches, and a loop without any is faster."""
+PERMUTES = _can("avx512f")
+"""Whether the CPU picks lanes of two registers by number, at once."""
+LANES = 16 if PERMUTES else 8
+"""Of a register, in values of 32 bits."""
+PACKS = PERMUTES or _can("avx2")
+"""Whether it brings marked lanes side by side in few instructions. Elsewhere a loop without any
+branch does, value after value."""
 
 Peek = Callable[[npt.NDArray[Any], int, _Whole], Any]
 Poke = Callable[[npt.NDArray[Any], int, _Whole, Any], None]
@@ -100,58 +107,167 @@ def _scope_list(module: Any, scope: str) -> Any:
 peek_scene, poke_row = _apart("scene")
 """Of pictures, and tables, that no kernel changes; and into rows made from them."""
 
-peek_pixel, poke_event = _apart("pixels")
-"""Of what pixels are, see and remember; and into events and scratch that only plain code reads."""
+peek_pixel, poke_crossing = _apart("pixels")
+"""Of pixels that fire; and into when they do, and at which level."""
+
+peek_crossing, poke_event = _apart("crossings")
+"""Of both; and into events, and which pixels fire again."""
 
 
-def list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> int:
+def read_lanes(marks: U8, first: int) -> int:
+    """Return which of marks[first : first + LANES] are ones, as the bits of a number."""
+    lanes = 0
+    for lane in range(LANES):
+        lanes |= int(marks[first + lane]) << lane
+    return lanes
+
+
+def count_lanes(lanes: int) -> int:
+    """Return how many bits are ones."""
+    count = 0
+    for lane in range(LANES):
+        count += lanes >> lane & 1
+    return count
+
+
+def pack_lanes(
+    source: npt.NDArray[Any], first: int, lanes: int, packed: npt.NDArray[Any], count: int
+) -> None:
+    """Append the lanes of source[first : first + LANES] that are marked to packed[:count].
+
+    Values have 32 bits. LANES are written, whatever they are, all of them after they were read:
+    with count <= first the two may be the same array.
+    """
+    for lane in range(LANES):
+        if lanes >> lane & 1:
+            packed[count] = source[first + lane]
+            count += 1
+
+
+def pack_places(first: int, lanes: int, listed: I32, count: int) -> None:
+    """Append the places of the marked lanes, of which the lowest has the place `first`."""
+    for lane in range(LANES):
+        if lanes >> lane & 1:
+            listed[count] = first + lane
+            count += 1
+
+
+@jit_into
+def list_marked(marks: U8, listed: I32) -> int:
     """Write the places of the ones among zeros and ones; return how many there are.
 
-    marks   uint8, a whole number of 16s long
-    listed  int32, with room for a further 16 than there are marks
+    marks   a whole number of LANES long
+    listed  with room for a further LANES than there are marks
     """
     count = 0
-    for n in range(len(marks)):
+    for first in range(0, len(marks) if PACKS else 0, LANES):
+        lanes = read_lanes(marks, first)
+        pack_places(first, lanes, listed, count)
+        count += count_lanes(lanes)
+    for n in range(0 if PACKS else len(marks)):
         listed[count] = n
         count += int(marks[n])
     return count
 
 
+_SPREAD = sum(1 << 7 * n for n in range(1, 9))
+"""Times eight bytes of 0 or 1, this has them as the bits of its highest byte."""
+_WORD, _LONG = ir.IntType(32), ir.IntType(64)
+_WORDS, _EIGHTS = ir.VectorType(_WORD, LANES), ir.VectorType(ir.IntType(8), LANES)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
-def _append_marked(typing: Any, marks: Any, first: Any, listed: Any, count: Any) -> Any:
-    """Append to listed[:count] the places of the ones in marks[first : first + 16].
-
-    Packed in a register, and stored whole: a CPU may take 100 cycles and more to pack into memory
-    (AMD's Zen 4 does).
-    """
-    word, lanes = ir.IntType(32), ir.VectorType(ir.IntType(32), LANES)
-
+def _read_lanes(typing: Any, marks: Any, first: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, values[0]).data
-        eights = ir.VectorType(ir.IntType(8), LANES)
-        at = builder.bitcast(builder.gep(data, [values[1]]), eights.as_pointer())
-        mask = builder.icmp_signed("!=", builder.load(at, align=1), eights([0] * LANES))
-        low = builder.insert_element(lanes(ir.Undefined), builder.trunc(values[1], word), word(0))
-        splat = builder.shuffle_vector(low, lanes(ir.Undefined), lanes([0] * LANES))
-        places = builder.add(splat, lanes(list(range(LANES))))
-        out = make_array(signature.args[2])(context, builder, values[2]).data
-        to = builder.bitcast(builder.gep(out, [values[3]]), lanes.as_pointer())
-        kind = ir.FunctionType(lanes, [lanes, lanes, mask.type])
-        pack = declare(builder.module, kind, f"llvm.x86.avx512.mask.compress.v{LANES}i32")
-        packed = builder.call(pack, [places, lanes([0] * LANES), mask])
-        builder.store(packed, to, align=4)
-        ones = builder.ctpop(builder.bitcast(mask, ir.IntType(LANES)))
-        return builder.add(values[3], builder.zext(ones, ir.IntType(64)))
+        if PERMUTES:
+            at = _point(context, builder, signature.args[0], values[0], values[1], _EIGHTS)
+            mask = builder.icmp_signed("!=", builder.load(at, align=1), _EIGHTS([0] * LANES))
+            return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), _LONG)
+        at = _point(context, builder, signature.args[0], values[0], values[1], _LONG)
+        spread = builder.mul(builder.load(at, align=1), _LONG(_SPREAD))
+        return builder.lshr(spread, _LONG(56))
 
-    return types.int64(marks, types.int64, listed, types.int64), generate
+    return types.int64(marks, types.int64), generate
 
 
-@overload(list_marked)  # type: ignore[untyped-decorator]
-def _compile_list_marked(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> Any:
-    def compress(marks: npt.NDArray[np.uint8], listed: npt.NDArray[np.int32]) -> int:
-        count = 0
-        for first in range(0, len(marks), LANES):
-            count = _append_marked(marks, first, listed, count)
-        return count
+@intrinsic  # type: ignore[untyped-decorator]
+def _count_lanes(typing: Any, lanes: Any) -> Any:
+    return types.int64(lanes), lambda context, builder, signature, values: builder.ctpop(values[0])
 
-    return compress if PERMUTES else list_marked  # Numba wants parameters noted alike
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pack_lanes(typing: Any, source: Any, first: Any, lanes: Any, packed: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        at = _point(context, builder, signature.args[0], values[0], values[1], _WORDS)
+        front = _bring_to_front(builder, builder.load(at, align=4), values[2])
+        to = _point(context, builder, signature.args[3], values[3], values[4], _WORDS)
+        builder.store(front, to, align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, types.int64, lanes, packed, types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pack_places(typing: Any, first: Any, lanes: Any, listed: Any, count: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        none, low = _WORDS(ir.Undefined), builder.trunc(values[0], _WORD)
+        low = builder.insert_element(none, low, _WORD(0))
+        splat = builder.shuffle_vector(low, none, _WORDS([0] * LANES))
+        places = builder.add(splat, _WORDS(list(range(LANES))))
+        to = _point(context, builder, signature.args[2], values[2], values[3], _WORDS)
+        builder.store(_bring_to_front(builder, places, values[1]), to, align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, lanes, listed, types.int64), generate
+
+
+def _point(context: Any, builder: Any, kind: Any, array: Any, at: Any, vector: Any) -> Any:
+    data = make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), vector.as_pointer())
+
+
+def _bring_to_front(builder: Any, vector: Any, lanes: Any) -> Any:
+    """Return a register with the marked lanes first.
+
+    In a register, to be stored whole: a CPU may take 100 cycles and more to pack into memory (AMD's
+    Zen 4 does). AVX2 has no such instruction, but moves lanes in an order, which a table tells.
+    """
+    if PERMUTES:
+        bits = ir.VectorType(ir.IntType(1), LANES)
+        mask = builder.bitcast(builder.trunc(lanes, ir.IntType(LANES)), bits)
+        kind = ir.FunctionType(_WORDS, [_WORDS, _WORDS, bits])
+        compress = declare(builder.module, kind, "llvm.x86.avx512.mask.compress.v16i32")
+        return builder.call(compress, [vector, _WORDS([0] * LANES), mask])
+    order = builder.load(builder.gep(_orders(builder.module), [_LONG(0), lanes]), align=8)
+    kind = ir.FunctionType(_WORDS, [_WORDS, _WORDS])
+    permute = declare(builder.module, kind, "llvm.x86.avx2.permd")
+    return builder.call(permute, [vector, builder.zext(order, _WORDS)])
+
+
+def _orders(module: Any) -> Any:
+    """Return the table of the order in which lanes come to the front, of each of 256 bytes."""
+    name = "ezsr.orders"
+    if name in module.globals:
+        return module.globals[name]
+    rows = [sorted(range(8), key=lambda lane: (~byte >> lane & 1, lane)) for byte in range(256)]
+    table = ir.Constant(ir.ArrayType(_EIGHTS, 256), [_EIGHTS(row) for row in rows])
+    orders = ir.GlobalVariable(module, table.type, name)
+    orders.linkage, orders.global_constant, orders.initializer = "internal", True, table
+    return orders
+
+
+def _compile(plain: Any, packs: Any) -> None:
+    """Compile a function as it stands, or, where the CPU PACKS, into its instructions."""
+    if PACKS:
+        overload(plain, strict=False)(lambda *_: packs)
+    else:
+        extending.register_jitable(plain)
+
+
+_compile(read_lanes, lambda marks, first: _read_lanes(marks, first))
+_compile(count_lanes, lambda lanes: _count_lanes(lanes))
+_compile(
+    pack_lanes,
+    lambda source, first, lanes, packed, count: _pack_lanes(source, first, lanes, packed, count),
+)
+_compile(pack_places, lambda first, lanes, listed, count: _pack_places(first, lanes, listed, count))

@@ -24,9 +24,11 @@ from ezsr_synth.vector import (
     pack_lanes,
     peek_crossing,
     peek_pixel,
+    peek_rest,
     peek_scene,
     poke_crossing,
     poke_event,
+    poke_rest,
     poke_row,
     read_lanes,
 )
@@ -38,7 +40,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "fdd03be677a4df17"
+COMPILED_IN = "6729f0b1f83e1f80"
 """Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 
@@ -144,6 +146,7 @@ class Scratch(NamedTuple):
     active        of the pixels that fire
     levels        float32, references after an event
     passed        float64, when it comes, us from the step's start
+    ends          float64, us, when the rest after it ends
     rows          float32, three rows of values half done
     seen          float32, what is seen at the step's start, and at its end
     resting       int32, the places of the first `rest_count[0]` pixels that rest, in any order
@@ -157,6 +160,7 @@ class Scratch(NamedTuple):
     active: Columns
     levels: F32
     passed: F64
+    ends: F64
     rows: tuple[F32, F32, F32]
     seen: tuple[F32, F32]
     resting: I32
@@ -172,6 +176,7 @@ def make_scratch(width: int) -> Scratch:
     x, listed, resting, noisy = np.zeros((4, whole + LANES), np.int32)
     before, now, *rows = np.zeros((5, whole), np.float32)
     levels, *columns = np.zeros((6, whole + LANES), np.float32)
+    passed, ends = np.zeros((2, whole))
     rest_count, noisy_count = np.zeros((2, 1), np.int64)
     return Scratch(
         places=np.arange(width, dtype=np.int32),
@@ -180,7 +185,8 @@ def make_scratch(width: int) -> Scratch:
         listed=listed,
         active=Columns(x, *columns),
         levels=levels,
-        passed=np.zeros(whole),
+        passed=passed,
+        ends=ends,
         rows=(rows[0], rows[1], rows[2]),
         seen=(before[:width], now[:width]),
         resting=resting,
@@ -729,15 +735,23 @@ def _write_words(active: int, step: Step, scratch: Scratch, words: U64, free: in
 @jit_into
 def _rest_all(active: int, step: Step, rest_us: float, release: F64, scratch: Scratch) -> None:
     """Let each active pixel fire no sooner than its rest ends, and rest from then on."""
-    start, length = step.start_us, float(step.stop_us - step.start_us)
-    pixels, levels, passed = scratch.active, scratch.levels, scratch.passed
+    y, start, stop = step.y, float(step.start_us), float(step.stop_us)
+    length, resting, count = stop - start, scratch.resting, scratch.rest_count[0]
+    pixels, levels, passed, ends = scratch.active, scratch.levels, scratch.passed, scratch.ends
     for n in range(active):
-        x, then = pixels.x[n], np.float64(pixels.before[n])
-        passed[n] = max(passed[n], release[step.y, x] - start)
-        rested = passed[n] + rest_us
-        change = np.float64(pixels.now[n]) - then
-        levels[n] = np.float32(then + change * (min(rested, length) / length))
-        _rest(step, x, start + rested, release, scratch)
+        passed[n] = max(passed[n], release[y, pixels.x[n]] - start)
+    for n in range(active):
+        then = np.float64(peek_rest(pixels.before, 0, n))
+        change = np.float64(peek_rest(pixels.now, 0, n)) - then
+        rested = peek_rest(passed, 0, n) + rest_us
+        poke_rest(levels, 0, n, np.float32(then + change * (min(rested, length) / length)))
+        poke_rest(ends, 0, n, start + rested)
+    for n in range(active):  # without a branch, as nobody can guess which rest for longer
+        x = pixels.x[n]
+        release[y, x] = ends[n]
+        resting[count] = x
+        count += int(ends[n] >= stop)
+    scratch.rest_count[0] = count
 
 
 @jit_into

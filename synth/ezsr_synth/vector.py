@@ -110,6 +110,9 @@ peek_scene, poke_row = _apart("scene")
 peek_pixel, poke_crossing = _apart("pixels")
 """Of pixels that fire; and into when they do, and at which level."""
 
+peek_rest, poke_rest = _apart("rests")
+"""Of pixels that fire, and when; and into what is after their rest."""
+
 peek_crossing, poke_event = _apart("crossings")
 """Of both; and into events, and which pixels fire again."""
 

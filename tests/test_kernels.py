@@ -258,19 +258,14 @@ def test_threads_do_not_meet_and_streams_stay_as_they_are() -> None:
             assert np.array_equal(getattr(one, column), getattr(other, column))
 
 
-@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
-def test_marked_places_are_listed_in_order(
-    density: float, packs: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_marked_places_are_listed_in_order(density: float) -> None:
     rng = np.random.default_rng(7)
-    monkeypatch.setattr(vector, "PACKS", packs)
     for length in (16, 48, 640):
         marks = (rng.random(length) < density).astype(np.uint8)
-        for lister in (compiled_lister, getattr(list_marked, "py_func", list_marked)):
-            listed = np.full(length + 16, -1, np.int32)
-            count = lister(marks, listed)
-            assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
+        listed = np.full(length + 16, -1, np.int32)
+        count = compiled_lister(marks, listed)
+        assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
 
 
 @numba.njit
@@ -286,10 +281,9 @@ def test_marked_lanes_are_packed_in_order(density: float, kind: type) -> None:
     for _ in range(20):
         marks = (rng.random(10 * vector.LANES) < density).astype(np.uint8)
         values = rng.normal(0, 1e6, len(marks)).astype(kind)
-        for packer in (compiled_packer, compiled_packer.py_func):
-            for source, packed in ((values, np.zeros_like(values)), 2 * (values.copy(),)):
-                count = packer(marks, source, packed)
-                assert packed[:count].tolist() == values[marks > 0].tolist()
+        for source, packed in ((values, np.zeros_like(values)), 2 * (values.copy(),)):
+            count = compiled_packer(marks, source, packed)
+            assert packed[:count].tolist() == values[marks > 0].tolist()
 
 
 @numba.njit

@@ -48,7 +48,14 @@ def hash_cases() -> str:
 @pytest.mark.parametrize(
     "told",
     [
-        pytest.param({"NUMBA_DISABLE_JIT": "1"}, id="plain Python"),
+        *(
+            pytest.param({"NUMBA_DISABLE_JIT": "1", "NUMBA_CPU_FEATURES": features}, id=name)
+            for name, features in {
+                "plain Python": "",
+                "plain Python, eight at a time": "+avx2",
+                "plain Python, sixteen at a time": "+avx512f",
+            }.items()
+        ),
         pytest.param({"NUMBA_CPU_NAME": "generic"}, id="any CPU"),
     ],
 )

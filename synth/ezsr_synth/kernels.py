@@ -40,7 +40,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "6729f0b1f83e1f80"
+COMPILED_IN = "fe9123dc9e01ee61"
 """Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 
@@ -526,14 +526,17 @@ def fire_events(
                     count = _fire_noisy(
                         *(active, before, now, step, pixels, effects, state, scratch, words, count)
                     )
-            source = Columns(
+            columns = Columns(
                 *(scratch.places, before, now, state.reference[y], pixels.on[y], pixels.off[y])
             )
-            active = _pack_marked(marks, width, source, scratch)
-            while active:
-                fired = count + active
-                active = _fire_once(active, step, effects, state, scratch, words, count)
-                count = fired
+            chosen, among = marks, width
+            while True:  # each pixel's first event, then the next of those that fire again
+                active = _pack_marked(chosen, among, columns, scratch)
+                if not active:
+                    break
+                columns = _fire_once(active, step, effects, state, scratch, words, count)
+                chosen, among = scratch.again, (active + LANES - 1) // LANES * LANES
+                count += active
             counts[k] = count
             before, now = now, before
         for x in range(width):
@@ -678,8 +681,10 @@ def _fire_once(
     scratch: Scratch,
     words: U64,
     count: int,
-) -> int:
-    """Write each active pixel's next event, after `count` of the step; keep those that fire again.
+) -> Columns:
+    """Write each active pixel's next event, after `count` of the step; tell which fire `again`.
+
+    Returns what these need for it.
 
     A pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
     likewise OFF. The comparison is with the pixel's own reference alone. After the event it rests
@@ -714,8 +719,7 @@ def _fire_once(
     for n in range(active):
         x = peek_crossing(pixels.x, 0, n)
         poke_event(state.reference, step.first, x, peek_crossing(levels, 0, n))
-    source = Columns(pixels.x, pixels.before, pixels.now, levels, pixels.on, pixels.off)
-    return _pack_marked(again, whole, source, scratch)
+    return Columns(pixels.x, pixels.before, pixels.now, levels, pixels.on, pixels.off)
 
 
 @jit_into

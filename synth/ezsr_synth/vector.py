@@ -81,15 +81,7 @@ def _apart(scope: str) -> tuple[Peek, Poke]:
 
         return types.void(array, types.int64, offset, array.dtype), generate
 
-    @overload(peek)
-    def compile_peek(array, base, offset):  # type: ignore[no-untyped-def]
-        return lambda array, base, offset: load(array, base, offset)
-
-    @overload(poke)
-    def compile_poke(array, base, offset, value):  # type: ignore[no-untyped-def]
-        return lambda array, base, offset, value: store(array, base, offset, value)
-
-    return peek, poke
+    return (peek, poke) if settings.DISABLE_JIT else (load, store)
 
 
 def _place(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -117,7 +109,7 @@ peek_crossing, poke_event = _apart("crossings")
 """Of both; and into events, and which pixels fire again."""
 
 
-def read_lanes(marks: U8, first: int) -> int:
+def _read_lanes_plainly(marks: U8, first: int) -> int:
     """Return which of marks[first : first + LANES] are ones, as the bits of a number."""
     lanes = 0
     for lane in range(LANES):
@@ -125,7 +117,7 @@ def read_lanes(marks: U8, first: int) -> int:
     return lanes
 
 
-def count_lanes(lanes: int) -> int:
+def _count_lanes_plainly(lanes: int) -> int:
     """Return how many bits are ones."""
     count = 0
     for lane in range(LANES):
@@ -133,7 +125,7 @@ def count_lanes(lanes: int) -> int:
     return count
 
 
-def pack_lanes(
+def _pack_lanes_plainly(
     source: npt.NDArray[Any], first: int, lanes: int, packed: npt.NDArray[Any], count: int
 ) -> None:
     """Append the lanes of source[first : first + LANES] that are marked to packed[:count].
@@ -147,30 +139,12 @@ def pack_lanes(
             count += 1
 
 
-def pack_places(first: int, lanes: int, listed: I32, count: int) -> None:
+def _pack_places_plainly(first: int, lanes: int, listed: I32, count: int) -> None:
     """Append the places of the marked lanes, of which the lowest has the place `first`."""
     for lane in range(LANES):
         if lanes >> lane & 1:
             listed[count] = first + lane
             count += 1
-
-
-@jit_into
-def list_marked(marks: U8, listed: I32) -> int:
-    """Write the places of the ones among zeros and ones; return how many there are.
-
-    marks   a whole number of LANES long
-    listed  with room for a further LANES than there are marks
-    """
-    count = 0
-    for first in range(0, len(marks) if PACKS else 0, LANES):
-        lanes = read_lanes(marks, first)
-        pack_places(first, lanes, listed, count)
-        count += count_lanes(lanes)
-    for n in range(0 if PACKS else len(marks)):
-        listed[count] = n
-        count += int(marks[n])
-    return count
 
 
 _SPREAD = sum(1 << 7 * n for n in range(1, 9))
@@ -259,18 +233,32 @@ def _orders(module: Any) -> Any:
     return orders
 
 
-def _compile(plain: Any, packs: Any) -> None:
-    """Compile a function as it stands, or, where the CPU PACKS, into its instructions."""
-    if PACKS:
-        overload(plain, strict=False)(lambda *_: packs)
-    else:
-        extending.register_jitable(plain)
+def _choose(plain: Any, packs: Any) -> Any:
+    """Return what stands for a function: itself, or where the CPU PACKS, its instructions."""
+    if settings.DISABLE_JIT:
+        return plain
+    return packs if PACKS else extending.register_jitable(plain)
 
 
-_compile(read_lanes, lambda marks, first: _read_lanes(marks, first))
-_compile(count_lanes, lambda lanes: _count_lanes(lanes))
-_compile(
-    pack_lanes,
-    lambda source, first, lanes, packed, count: _pack_lanes(source, first, lanes, packed, count),
-)
-_compile(pack_places, lambda first, lanes, listed, count: _pack_places(first, lanes, listed, count))
+read_lanes: Callable[[U8, int], int] = _choose(_read_lanes_plainly, _read_lanes)
+count_lanes: Callable[[int], int] = _choose(_count_lanes_plainly, _count_lanes)
+pack_lanes: Callable[[Any, int, int, Any, int], None] = _choose(_pack_lanes_plainly, _pack_lanes)
+pack_places: Callable[[int, int, I32, int], None] = _choose(_pack_places_plainly, _pack_places)
+
+
+@jit_into
+def list_marked(marks: U8, listed: I32) -> int:
+    """Write the places of the ones among zeros and ones; return how many there are.
+
+    marks   a whole number of LANES long
+    listed  with room for a further LANES than there are marks
+    """
+    count = 0
+    for first in range(0, len(marks) if PACKS else 0, LANES):
+        lanes = read_lanes(marks, first)
+        pack_places(first, lanes, listed, count)
+        count += count_lanes(lanes)
+    for n in range(0 if PACKS else len(marks)):
+        listed[count] = n
+        count += int(marks[n])
+    return count

@@ -13,6 +13,8 @@ from pathlib import Path
 from ezsr_shards.process import available_cpus
 from ezsr_synth import work
 from ezsr_synth.kernels import compile_start, fire_events
+from ezsr_synth.order import compile_order
+from ezsr_synth.readout import compile_readout
 from ezsr_synth.reduce import compile_reduction
 from ezsr_synth.simulate import compile_simulation
 
@@ -36,8 +38,8 @@ def compile_all() -> None:
     """Compile every kernel or load it from the cache, where it is cold in two processes at once."""
     alone = _is_cached() or available_cpus() == 1
     with nullcontext() if alone else _compile_firing_apart():
-        compile_reduction()
-        compile_start()
+        for compile_others in (compile_reduction, compile_start, compile_order, compile_readout):
+            compile_others()
     compile_simulation()
 
 

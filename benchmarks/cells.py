@@ -63,7 +63,7 @@ def read_cells(rows: Iterable[dict[str, Any]]) -> list[Cell]:
     """Return the cells of runs, by size and pairs; ConfigError where a run cannot be used."""
     found: dict[tuple[Any, ...], dict[Any, dict[str, Any]]] = {}
     for row in rows:
-        _check(row)
+        check_row(row)
         cell = tuple(row[name] for name in ("parameters", "size", "views", "samples_seen", "pairs"))
         known = found.setdefault(cell, {}).setdefault(row["seed"], row)
         if known["error"] != row["error"]:
@@ -80,7 +80,8 @@ def _name(row: dict[str, Any]) -> str:
     return f"run {row.get('cell', '?')}, seed {row.get('seed', '?')}"
 
 
-def _check(row: dict[str, Any]) -> None:
+def check_row(row: dict[str, Any]) -> None:
+    """Raise ConfigError where a run lacks a figure, or has one that cannot be."""
     missing = [name for name in _FIELDS if row.get(name) is None]
     if missing:
         raise ConfigError(f"runs: {_name(row)} has no {missing[0]}; run it again")
@@ -181,20 +182,25 @@ class Series:
 
     def seed_variance(self, measure: Measure) -> float:
         """Return the variance of ln(measure) between seeds that counting does not explain."""
-        excess, freedom = 0.0, 0
+        excess = 0.0
         for cell in self.cells:
             values, more = cell.values(measure), len(cell.errors) - 1
             if more:
                 counting = _flips(cell) if measure == "error" else 0.0
                 excess += more * (values.var(ddof=1) - counting) / values.mean() ** 2
-                freedom += more
-        return max(float(excess) / freedom, 0.0) if freedom else 0.0
+        return max(excess / self.seed_freedom, 0.0) if self.seed_freedom else 0.0
+
+    @property
+    def seed_freedom(self) -> int:
+        """Return the degrees of freedom that the variance between seeds is known by."""
+        return sum(len(cell.errors) - 1 for cell in self.cells)
 
     def noise(self, measure: Measure) -> dict[str, float | None]:
         """Return what makes one more run differ from its law."""
         samples = np.mean([cell.evaluated.mean() for cell in self.cells])
         return {
             "seeds": self.seed_variance(measure),
+            "freedom": self.seed_freedom,
             "evaluated": float(samples) if measure == "error" else None,
         }
 
@@ -208,13 +214,18 @@ def _flips(cell: Cell) -> float:
     return float((right * (1 - right)).mean() * seeds / (seeds - 1) / cell.bits.shape[1])
 
 
+def is_guessing(error: float, chance: float | None) -> bool:
+    """Whether an error is near that of guessing."""
+    return chance is not None and error > _GUESSING * (1 - chance)
+
+
 def near_guessing(cell: Cell, chance: float | None) -> bool:
     """Whether a cell has learnt too little for a power law.
 
     Below some number of pairs the error stays near that of guessing, and falls the faster when it
     leaves it (the small data region of Hestness et al. 2017, figure 6).
     """
-    return chance is not None and cell.errors.mean() > _GUESSING * (1 - chance)
+    return is_guessing(cell.errors.mean(), chance)
 
 
 def list_cautions(cells: Sequence[Cell], chance: float | None) -> list[str]:

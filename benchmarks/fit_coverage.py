@@ -26,6 +26,7 @@ class Planted:
     """A law, error = factor * pairs^-exponent + floor, and the noise of its runs.
 
     seed_noise  standard deviation of ln(error) between seeds
+    alike       whether a seed is as good or bad for all its runs
     shared      correlation between runs of whether a sample is hard
     kept        whether runs say of each sample whether it was named rightly
     """
@@ -37,6 +38,7 @@ class Planted:
     seeds: int = 3
     evaluated: int = 600
     seed_noise: float = 0.05
+    alike: bool = False
     shared: float = 0.0
     kept: bool = True
 
@@ -46,15 +48,19 @@ class Planted:
 
     def rows(self, rng: np.random.Generator, pairs: tuple[int, ...] = ()) -> list[dict[str, Any]]:
         """Return runs as `runs.jsonl` has them."""
-        common = rng.standard_normal(self.evaluated)
+        common, luck = rng.standard_normal(self.evaluated), rng.standard_normal(self.seeds)
         return [
-            self._row(number, seed, common, rng)
+            self._row(number, seed, (common, luck[seed]), rng)
             for number in pairs or self.pairs
             for seed in range(self.seeds)
         ]
 
-    def _row(self, pairs: int, seed: int, common: Any, rng: np.random.Generator) -> dict[str, Any]:
-        error = min(self.error(pairs) * np.exp(self.seed_noise * rng.standard_normal()), 1.0)
+    def _row(
+        self, pairs: int, seed: int, shared: tuple[Any, float], rng: np.random.Generator
+    ) -> dict[str, Any]:
+        common, luck = shared
+        luck = luck if self.alike else rng.standard_normal()
+        error = min(self.error(pairs) * np.exp(self.seed_noise * luck), 1.0)
         own = rng.standard_normal(self.evaluated)
         hard = self.shared**0.5 * common + (1 - self.shared) ** 0.5 * own
         wrong = hard < ndtri(error)
@@ -85,6 +91,8 @@ CASES = {
     "pure, hard samples alike for all runs": Planted(shared=0.7),
     "pure, hard samples alike, answers not kept": Planted(shared=0.7, kept=False),
     "pure, one seed": Planted(seeds=1),
+    "pure, seeds alike for all their runs": Planted(alike=True),
+    "pure, two seeds of 10%, 2,000 samples": Planted(seeds=2, evaluated=2000, seed_noise=0.1),
     "pure, four numbers of pairs": Planted(pairs=(300, 1000, 3000, 10_000)),
     "floor of 5%, 66% to 11%, hard samples alike": Planted(floor=0.05, shared=0.7),
     "floor of 5%, 2,000 samples, seeds 2%": Planted(floor=0.05, evaluated=2000, seed_noise=0.02),
@@ -132,7 +140,7 @@ def try_both(planted: Planted, rng: np.random.Generator) -> dict[str, Any]:
     for times in (1, 3, 10):
         pairs = times * max(planted.pairs)
         said = law.errors([float(pairs)])
-        limits = law.intervals([float(pairs)], run_variance(series.noise("error"), said))
+        limits = law.intervals([float(pairs)], *run_variance(series.noise("error"), said))
         new = planted.rows(rng, (pairs,))[0]["error"]
         found[f"a run at {times}x is inside"] = bool(limits[0] <= new <= limits[1])
     return found

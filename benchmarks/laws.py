@@ -116,7 +116,8 @@ def predict_largest(series: Series, points: Points, most: float) -> dict[str, An
     for name, law in fit_both(points.keep(np.arange(len(points)) != n)).items():
         found[name] = None
         if law:
-            low, high = np.minimum(law.intervals(size, points.variances[n]), most).tolist()
+            variance = points.variances[n] if points.known else law.dispersion
+            low, high = np.minimum(law.intervals(size, variance), most).tolist()
             found[name] = {
                 "value": float(law.errors(size)),
                 "value_95": [low, high],
@@ -194,20 +195,38 @@ def _list_points(series: Series, points: Points) -> list[dict[str, Any]]:
     return found
 
 
-def run_variance(noise: dict[str, Any], values: Array) -> Array:
-    """Return the variance of ln(value) of one more run, scored on as many samples."""
+def run_variance(noise: dict[str, Any], values: Array) -> tuple[Array, Array]:
+    """Return the variance of ln(value) of one more run, scored on as many samples.
+
+    And the degrees of freedom that it is known by: that of counting is known, that of seeds as well
+    as there are seeds (Satterthwaite, Biometrics Bulletin 1946).
+    """
     counting = (1 - values) / (values * noise["evaluated"]) if noise["evaluated"] else 0.0
-    return np.asarray(noise["seeds"] + np.maximum(counting, 0.0))
+    variance = np.asarray(noise["seeds"] + np.maximum(counting, 0.0))
+    if not noise["seeds"]:
+        return variance, np.full_like(variance, np.inf)
+    return variance, noise["freedom"] * (variance / noise["seeds"]) ** 2
 
 
 def _band(points: Points, law: Law, noise: dict[str, Any], most: float) -> dict[str, Any]:
     """Return the law with 95% limits of one more run, up to ten times the largest size."""
     sizes = points.sizes[:, 0]
     at = np.geomspace(sizes.min(), FARTHEST * sizes.max(), _BAND)
-    values = law.errors(at[:, None])
-    low, high = np.minimum(law.intervals(at[:, None], run_variance(noise, values)), most)
-    columns = {"size": at, "value": values, "low": low, "high": high}
+    columns = {"size": at, **_limits(law, noise, at, most)}
     return {name: column.tolist() for name, column in columns.items()}
+
+
+def _limits(law: Law, noise: dict[str, Any], sizes: Array, most: float) -> dict[str, Array]:
+    values = law.errors(sizes[:, None])
+    low, high = np.minimum(law.intervals(sizes[:, None], *run_variance(noise, values)), most)
+    return {"value": values, "low": low, "high": high}
+
+
+def law_limits(fitted: dict[str, Any], size: float) -> tuple[float, float, float]:
+    """Return what the reported law of a fit says at a size, and the 95% limits of one more run."""
+    law, most = Law(**fitted["fits"][fitted["reported"]]), _MOST[fitted["measure"]]
+    found = _limits(law, fitted["noise"], np.array([size]), most)
+    return float(found["value"][0]), float(found["low"][0]), float(found["high"][0])
 
 
 def fit_frontier(
@@ -278,7 +297,7 @@ def _expect(fitted: dict[str, Any], noise: dict[str, Any], pairs: int) -> tuple[
     """Return top-1 and its interval."""
     law, at = Law(**fitted), np.array([float(pairs)])
     error = law.errors(at)
-    low, high = law.intervals(at, run_variance(noise, error))
+    low, high = law.intervals(at, *run_variance(noise, error))
     top1, *ends = (float(np.clip(1 - one, 0, 1)) for one in (error, high, low))
     return top1, ends
 

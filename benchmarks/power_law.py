@@ -98,10 +98,17 @@ class Law:
         powers = np.asarray(sizes, float) ** -np.array(self.exponents)
         return np.asarray(np.array(self.factors) * powers)
 
-    def intervals(self, sizes: npt.ArrayLike, variances: npt.ArrayLike = 0.0) -> Array:
+    def intervals(
+        self,
+        sizes: npt.ArrayLike,
+        variances: npt.ArrayLike = 0.0,
+        freedoms: npt.ArrayLike = np.inf,
+    ) -> Array:
         """Return 95% limits (2, ...) at sizes (..., J).
 
         They hold the law itself, or, given the variance of ln(error) of a new cell, that cell.
+        `freedoms` are the degrees of freedom that this variance is known by. Where cells scatter
+        more about the law than it explains, it is scaled up by a factor that has the law's.
         """
         logs = np.log(np.asarray(sizes, float)) - np.array(self.centre)
         values = self.errors(sizes)
@@ -111,18 +118,21 @@ class Law:
             columns.append(1 / values[..., None])
         slopes = np.concatenate(columns, -1)
         spread = np.einsum("...i,ij,...j->...", slopes, np.array(self.covariance), slopes)
-        spread = spread + self.dispersion * np.asarray(variances, float)
-        half = _student(self.freedom) * np.sqrt(np.maximum(spread, 0))
-        return values * np.exp(np.stack([-half, half]))
+        own, other = np.maximum(spread, 0), max(self.dispersion, 1.0) * np.asarray(variances)
+        known = np.minimum(freedoms, self.freedom) if self.dispersion > 1 else freedoms
+        parts = own**2 / self.freedom + other**2 / np.asarray(known)
+        freedom = (own + other) ** 2 / np.maximum(parts, 1e-300)  # Satterthwaite's, of the sum
+        half = _student(freedom) * np.sqrt(own + other)
+        return np.asarray(values * np.exp(np.stack([-half, half])))
 
 
-def _student(freedom: int) -> float:
-    """Return the 97.5% quantile of Student's t."""
+def _student(freedom: npt.ArrayLike) -> Array:
+    """Return 97.5% quantiles of Student's t."""
     try:
         from scipy.special import stdtrit
     except ImportError as error:
         raise ConfigError("scaling laws need scipy: pip install 'ezsr[dev]'") from error
-    return float(stdtrit(freedom, 0.975))
+    return np.asarray(stdtrit(freedom, 0.975))
 
 
 @dataclass(frozen=True)
@@ -293,7 +303,7 @@ def fit_law(points: Points, with_floor: bool = False, turn: float = HUBER_TURN) 
         losses, thetas = _best(problem, points.errors, floors)
     best = int(np.argmin(losses))
     dispersion, covariance = _spread(problem, thetas[best], floors[best], freedom)
-    allowed = dispersion * _student(freedom) ** 2 / 2
+    allowed = dispersion * float(_student(freedom)) ** 2 / 2
     middle, exponents = thetas[best, :J], thetas[best, J:]
     return Law(
         factors=np.exp(middle + exponents * centre).tolist(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from cells import read_cells
+from further_runs import belongs
 from laws import FLOOR, POWER
 from power_law import Law
 
@@ -117,7 +118,7 @@ def _draw_column(
             look = _look(names, at["parameters"])
             _draw_cell(upper, lower, law, point, (*look, aside))
         for row in rows:  # those too near guessing for the law, too
-            if _is_of(row, law):
+            if belongs(row, law):
                 colour = _look(names, row["parameters"])[0]
                 value = 100 * row[law["measure"]]
                 upper.plot(row[along], value, ".", color=colour, ms=2.5, alpha=0.5)
@@ -146,12 +147,6 @@ def _draw_cell(
 def _at(law: dict[str, Any], size: float) -> float:
     """Return the reported law at a size."""
     return float(Law(**law["fits"][law["reported"]]).errors([size]))
-
-
-def _is_of(row: dict[str, Any], law: dict[str, Any]) -> bool:
-    equal = [name for name in ("size", "parameters", "pairs", "views") if name in law["at"]]
-    seen = {point["samples_seen"] for point in law["points"]}
-    return row["samples_seen"] in seen and all(row[name] == law["at"][name] for name in equal)
 
 
 def _draw_law(

@@ -4,6 +4,7 @@
     python benchmarks/scaling_law.py OUT --shards DIR --val DIR --sizes '[x0.5,x1,ViT-L-14]' \
         --train.model ViT-B-16-quickgelu --train.pretrained openai   data and towers of your own
     python benchmarks/scaling_law.py OUT --predict 100000      what so many pairs would give
+    python benchmarks/scaling_law.py OUT --hold '[MORE]'       do other runs lie within its bands?
 
 Each cell of the grid trains a fresh student of one teacher on the first so many pictures of one
 shard set, all cells on equally many samples, and scores it on a held-out set. Killed, the same
@@ -25,6 +26,7 @@ from grid import (
     Spread,
     Training,
     gather_rows,
+    read_rows,
     run_cells,
     synthesis_seconds,
     toy_training,
@@ -197,6 +199,15 @@ def report(rows: Sequence[Row], out: Path) -> None:
     say(table)
 
 
+def hold(rows: Sequence[Row], folders: Sequence[Path]) -> None:
+    """Print whether the runs of other folders lie within the bands of the laws of `rows`."""
+    from further_runs import hold_against, write_held_table
+    from laws import fit_runs
+
+    further = list(read_rows(folders).values())
+    say(write_held_table(hold_against(fit_runs(rows), rows, further)))
+
+
 def predict_error(rows: Sequence[Row], pairs: int) -> None:
     """Print what accuracy so many pairs would give; raise ConfigError beyond 10x the data."""
     from laws import fit_runs, predict
@@ -218,6 +229,12 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(Spread, None)
     parser.add_argument("--merge", type=list[Path], default=[], help="further folders with rows")
     parser.add_argument("--report", action="store_true", help="run nothing; fit what is there")
+    parser.add_argument(
+        "--hold",
+        type=list[Path],
+        default=[],
+        help="folders with further runs: are they within the laws' bands? Run nothing",
+    )
     parser.add_argument("--predict", type=int | None, help="accuracy at so many pairs; run nothing")
     return use_hyphens(parser)
 
@@ -229,9 +246,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         grid = Grid(**{name: getattr(options, name) for name in Grid.__dataclass_fields__})
         spread = Spread(**{name: getattr(options, name) for name in Spread.__dataclass_fields__})
         work = options.work or options.out / "work"
-        if options.report or options.predict is not None:
+        if options.report or options.hold or options.predict is not None:
             rows = list(gather_rows(options.out, options.merge).values())
-            if options.predict is not None:
+            if options.hold:
+                hold(rows, options.hold)
+            elif options.predict is not None:
                 predict_error(rows, options.predict)
             else:
                 report(rows, options.out)

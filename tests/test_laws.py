@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from cells import read_cells, split_series
 from fit_coverage import Planted, holds, try_both, try_power
+from further_runs import hold_against, write_held_table
 from laws import FLOOR, POWER, choose, fit_frontier, fit_runs, fit_series, predict
 from power_law import Points, fit_law
 
@@ -244,6 +245,50 @@ def test_a_prediction_is_the_law_and_survives_json(small_fit: dict[str, Any]) ->
     assert predict(fit, 1_000_000)["top1"] > said["top1"] > predict(fit, 300)["top1"]
     assert "10 times the most that was run" in predict(fit, 1_000_000)["sentence"]
     assert "[" in said["sentence"]
+
+
+def further_rows(seed: int, **changes: Any) -> list[dict[str, Any]]:
+    rows = planted_rows(seed, **changes)
+    return [{**row, "cell": f"further {n}", "seed": 7 + n} for n, row in enumerate(rows)]
+
+
+def test_further_runs_of_a_law_lie_in_its_band(small_fit: dict[str, Any]) -> None:
+    """And those of another law do not."""
+    rows = planted_rows()
+    held = [
+        one
+        for seed in range(1, 9)
+        for one in hold_against(small_fit, rows, [*rows, *further_rows(seed)])
+    ]
+    inside = np.array([one["inside"] for one in held])
+    assert len(held) == 2 * 8 * len(rows)  # error and distance, along pairs
+    assert inside.mean() > 0.9
+    others = hold_against(small_fit, rows, further_rows(1, factor=3.0))
+    assert np.mean([one["inside"] for one in others]) < 0.1
+    table = write_held_table(others)
+    inside = sum(one["inside"] for one in others if one["measure"] == "error")
+    assert f"error: {inside} of {len(others) // 2} inside." in table
+    assert table.count("| outside |") == sum(not one["inside"] for one in others)
+
+
+def test_only_further_runs_of_the_same_training_are_held_against_laws(
+    small_fit: dict[str, Any],
+) -> None:
+    rows = planted_rows()
+    beyond = [{**row, "pairs": 10**6} for row in further_rows(1)]
+    other = [{**row, "samples_seen": 1} for row in further_rows(1)]
+    for further in (rows, beyond, other, further_rows(1, factor=1e9, pairs=(300,))[:0]):
+        with pytest.raises(ConfigError, match="none has a law"):
+            hold_against(small_fit, rows, further)
+    told = [{**row, "config": {"optim": {"lr": 1}}} for row in further_rows(1)]
+    with pytest.raises(ConfigError, match="run 'further 0' was trained with other options"):
+        hold_against(small_fit, rows, told)
+    config = {"seed": 1, "student": "x1", "data": {"pairs": 1, "views": 1, "order": "epochs"}}
+    both = [
+        [{**row, "config": {**config, **mine}} for row in some]
+        for some, mine in ((rows, {}), (further_rows(1), {"seed": 2, "student": "x2"}))
+    ]
+    assert hold_against(small_fit, *both)
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,14 @@ def test_the_command_runs_the_grid_and_reports(
     assert "top-1" in capsys.readouterr().out
     assert scaling_law.main([out, "--predict", "1000"]) == 2
     assert "predict 1,000" in capsys.readouterr().err
+    more = str(tmp_path / "more")
+    shards = ["--shards", f"{tmp_path}/work/shards", "--val", f"{tmp_path}/work/unseen"]
+    assert scaling_law.main([more, *words[1:5], *words[7:9], *shards, "--seeds", "[2]"]) == 0
+    capsys.readouterr()
+    assert scaling_law.main([out, "--hold", f"[{more}]"]) == 0
+    assert "error: 3 of 3 inside." in capsys.readouterr().out
+    assert scaling_law.main([out, "--hold", f"[{out}]"]) == 2
+    assert "give folders with runs of other seeds" in capsys.readouterr().err
 
 
 def test_a_cut_line_does_not_spoil_the_next(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_kernels import random_case
 
-from ezsr_synth import kernels
+from ezsr_synth import kernels, vector
 from ezsr_synth.simulate import simulate
 
 CASES = 3
@@ -57,6 +57,11 @@ def hash_cases() -> str:
             }.items()
         ),
         pytest.param({"NUMBA_CPU_NAME": "generic"}, id="any CPU"),
+        pytest.param(
+            {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+popcnt"},
+            id="eight at a time",
+            marks=pytest.mark.skipif(not vector.PACKS, reason="this CPU has no AVX2"),
+        ),
     ],
 )
 def test_the_events_are_the_same_to_the_byte(told: dict[str, str], tmp_path: Path) -> None:

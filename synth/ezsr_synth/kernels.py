@@ -3,8 +3,8 @@
 Each has a slow twin in `tests/reference.py` that shares no code with it.
 
 The work goes row by row, and in a row from time sample to time sample: look the row up in the
-picture, let photoreceptor and leak pass, mark the pixels where something happens, and follow these
-alone. All but the last take many pixels in one instruction.
+picture, let photoreceptor and leak pass, mark the pixels where something happens, bring these side
+by side, and follow them alone. Nearly all of it takes many pixels in one instruction.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "fe9123dc9e01ee61"
+COMPILED_IN = "a64d405881ae48b4"
 """Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 

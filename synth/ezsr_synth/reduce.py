@@ -22,9 +22,9 @@ U8 = npt.NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 _HALF = np.float32(0.5)
 _BEYOND = 2 * RUN
-"""Values that follow a row, since 32 are loaded at once; they never count."""
+"""Values that follow a row, since so many are loaded at once; they never count."""
 
-COMPILED_IN = "fe9123dc9e01ee61"
+COMPILED_IN = "a64d405881ae48b4"
 """As in `kernels.py`."""
 
 
@@ -155,7 +155,7 @@ def _weigh_row(row: U8, weights: F32, light: F32) -> None:
 
 @jit_into
 def _average(total: F32, across: Taps, mean: F32) -> None:
-    """Reduce a row along x."""
+    """Reduce a row along x: in runs, up to the first that sees too far for it."""
     mean[:] = 0
     count, most = mean.shape[0], across.weights.shape[0]
     done = 0

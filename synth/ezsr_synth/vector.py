@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, config, types
+from numba.core import codegen as numba_codegen
 from numba.np import arrayobj
 
 from ezsr_synth.jit import jit_into
@@ -23,6 +24,7 @@ overload: Any = extending.overload
 make_array: Any = arrayobj.make_array
 settings: Any = config
 declare: Any = cgutils.get_or_insert_function
+codegen: Any = numba_codegen
 
 U8 = npt.NDArray[np.uint8]
 I32 = npt.NDArray[np.int32]
@@ -31,9 +33,10 @@ _Whole = int | np.integer[Any]
 
 def _can(feature: str) -> bool:
     """Tell whether code may use it: on this CPU, unless NUMBA_CPU_FEATURES says otherwise."""
-    if settings.CPU_FEATURES is not None:
-        return f"+{feature}" in settings.CPU_FEATURES
-    return bool(binding.get_host_cpu_features().get(feature))  # which also lists what is absent
+    features = settings.CPU_FEATURES
+    if features is None:
+        features = codegen.get_host_cpu_features()  # less what NUMBA_ENABLE_AVX=0 forbids
+    return f"+{feature}" in features.split(",")
 
 
 PERMUTES = _can("avx512f")
@@ -41,8 +44,8 @@ PERMUTES = _can("avx512f")
 LANES = 16 if PERMUTES else 8
 """Of a register, in values of 32 bits."""
 PACKS = PERMUTES or _can("avx2")
-"""Whether it brings marked lanes side by side in few instructions. Elsewhere a loop without any
-branch does, value after value."""
+"""Whether the CPU brings marked lanes side by side in few instructions. Elsewhere a loop without
+any branch does, value after value."""
 
 Peek = Callable[[npt.NDArray[Any], int, _Whole], Any]
 Poke = Callable[[npt.NDArray[Any], int, _Whole, Any], None]
@@ -97,7 +100,7 @@ def _scope_list(module: Any, scope: str) -> Any:
 
 
 peek_scene, poke_row = _apart("scene")
-"""Of pictures, and tables, that no kernel changes; and into rows made from them."""
+"""Of pictures, tables and sums; and into rows made from them."""
 
 peek_pixel, poke_crossing = _apart("pixels")
 """Of pixels that fire; and into when they do, and at which level."""
@@ -130,8 +133,8 @@ def _pack_lanes_plainly(
 ) -> None:
     """Append the lanes of source[first : first + LANES] that are marked to packed[:count].
 
-    Values have 32 bits. LANES are written, whatever they are, all of them after they were read:
-    with count <= first the two may be the same array.
+    Values have 32 bits. There must be room for LANES, of which those not marked get any value. All
+    are read before one is written: with count <= first the two may be the same array.
     """
     for lane in range(LANES):
         if lanes >> lane & 1:

@@ -78,3 +78,19 @@ def test_the_events_are_the_same_to_the_byte(told: dict[str, str], tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [kernels.__file__, hash_cases()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are guarded by mprotect")
+def test_kernels_touch_nothing_outside_their_arrays() -> None:
+    """Run among pages that end the process when they are touched."""
+    code = "import guard_pages; print(guard_pages.run_guarded(60))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000

@@ -13,9 +13,10 @@ import reference
 from ezsr_synth import vector
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts, _sample_row
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
+from ezsr_synth.rows import sample_row
 from ezsr_synth.simulate import _Room, simulate
 from ezsr_synth.vector import list_marked
 
@@ -226,7 +227,7 @@ def test_words_in_order_are_events_in_the_twins_order() -> None:
 
 @numba.njit
 def sample(log_picture: np.ndarray, warp: np.ndarray, y: int, row: np.ndarray) -> None:
-    _sample_row(log_picture, warp, y, row)
+    sample_row(log_picture, warp, y, row)
 
 
 @pytest.mark.parametrize("zoom", [0.05, 0.9, 1.9, 3.95])

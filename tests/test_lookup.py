@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from ezsr_synth import kernels, reduce, vector
-from ezsr_synth.kernels import T_SHIFT, _sample_row
+from ezsr_synth.kernels import T_SHIFT
 from ezsr_synth.order import order_steps
+from ezsr_synth.rows import sample_row
 
 F32 = npt.NDArray[np.float32]
 
@@ -29,7 +30,7 @@ def draw_warp(rng: np.random.Generator, turn_deg: float, scale: float) -> npt.ND
 
 def look_up(picture: F32, warp: npt.NDArray[np.float64], y: int, width: int) -> F32:
     row = np.empty(width, np.float32)
-    _sample_row(picture, warp, y, row)
+    sample_row(picture, warp, y, row)
     return row
 
 
@@ -169,6 +170,7 @@ def test_what_numba_is_forbidden_is_not_asked_for(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("module", [kernels, reduce])
 def test_cached_kernels_know_what_is_compiled_into_them(module: ModuleType) -> None:
     folder = Path(kernels.__file__).parent
-    sources = b"".join((folder / f"{name}.py").read_bytes() for name in ("jit", "lookup", "vector"))
+    names = ("jit", "lookup", "rows", "vector")
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     digest = hashlib.sha256(sources).hexdigest()[:16]
     assert digest == module.COMPILED_IN, "put the digest there, so that no cached code is used"

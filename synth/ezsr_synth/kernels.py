@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
-from ezsr_synth.lookup import POINT_BITS, RUN, look_up_run, sees_runs
+from ezsr_synth.rows import sample_row
 from ezsr_synth.vector import (
     LANES,
     PACKS,
@@ -25,11 +25,9 @@ from ezsr_synth.vector import (
     peek_crossing,
     peek_pixel,
     peek_rest,
-    peek_scene,
     poke_crossing,
     poke_event,
     poke_rest,
-    poke_row,
     read_lanes,
 )
 
@@ -40,8 +38,8 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "a64d405881ae48b4"
-"""Of `jit.py`, `lookup.py` and `vector.py`, which are compiled into these kernels: Numba's cache
+COMPILED_IN = "c1645afe7063a691"
+"""Of `jit.py`, `lookup.py`, `rows.py` and `vector.py`, compiled into these kernels: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 
 T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
@@ -196,79 +194,6 @@ def make_scratch(width: int) -> Scratch:
     )
 
 
-_CHUNK, _MIDDLE = 64, np.int32(32)
-_FIXED = 2.0**POINT_BITS
-_FRACTION = np.int32(2**POINT_BITS - 1)
-_WHOLE_BITS = np.int32(POINT_BITS)
-_UNIT = np.float32(2.0**-POINT_BITS)
-_MOST_STEP = 3.9
-
-
-@jit_into
-def _sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
-    """Look up sensor row y in the log picture, bilinearly; every point must lie inside."""
-    steps = max(abs(warp[0, 0]), abs(warp[1, 0]))
-    if warp[2, 0] == 0.0 and warp[2, 1] == 0.0 and warp[2, 2] == 1.0 and steps < _MOST_STEP:
-        _sample_affine(log_picture, warp, y, row)
-        return
-    stride = log_picture.shape[1]
-    x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
-    w0 = warp[2, 1] * y + warp[2, 2]
-    for x in range(row.shape[0]):
-        w = warp[2, 0] * x + w0
-        qx, qy = (warp[0, 0] * x + x0) / w, (warp[1, 0] * x + y0) / w
-        i, j = np.int32(qx), np.int32(qy)
-        fx, fy = np.float32(qx - i), np.float32(qy - j)
-        at = np.int64(j) * stride + i
-        above, below = peek_scene(log_picture, 0, at), peek_scene(log_picture, stride, at)
-        above += fx * (peek_scene(log_picture, 1, at) - above)
-        below += fx * (peek_scene(log_picture, stride + 1, at) - below)
-        poke_row(row, 0, x, above + fy * (below - above))
-
-
-@jit_into
-def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
-    """Step through the picture in fixed point, 8 bits before the point and 24 behind it.
-
-    Positions are relative to the picture pixel under the middle of 64 sensor pixels, so that a
-    step's rounding adds up to at most 1e-6 px: far below that of float32 coordinates (3e-5 px at
-    600 px, too much on steep edges), in half of float64's width.
-    """
-    stride, width = log_picture.shape[1], row.shape[0]
-    x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
-    step_x, step_y = np.int32(round(warp[0, 0] * _FIXED)), np.int32(round(warp[1, 0] * _FIXED))
-    line = np.int32(stride)
-    ends = y0, y0 + warp[1, 0] * width
-    runs = sees_runs(log_picture.shape, (step_x, step_y), (min(ends), max(ends)))
-    for first in range(0, width, _CHUNK):
-        middle = first + _CHUNK // 2
-        qx, qy = x0 + warp[0, 0] * middle, y0 + warp[1, 0] * middle
-        left, top = int(np.floor(qx)), int(np.floor(qy))
-        off_x, off_y = np.int32((qx - left) * _FIXED), np.int32((qy - top) * _FIXED)
-        corner = top * stride + left
-        count, done = min(_CHUNK, width - first), 0
-        while runs and done + RUN <= count:
-            away = np.int32(np.int32(done) - _MIDDLE)
-            px = np.int32(off_x + np.int32(step_x * away))
-            py = np.int32(off_y + np.int32(step_y * away))
-            look_up_run(log_picture, corner, (px, step_x), (py, step_y), row, first + done)
-            done += RUN
-        for n in range(np.int32(done), np.int32(count)):
-            away = np.int32(np.int32(n) - _MIDDLE)
-            px = np.int32(off_x + np.int32(step_x * away))
-            py = np.int32(off_y + np.int32(step_y * away))
-            fx = np.float32(np.int32(px & _FRACTION)) * _UNIT
-            fy = np.float32(np.int32(py & _FRACTION)) * _UNIT
-            at = np.int32(np.int32(py >> _WHOLE_BITS) * line + np.int32(px >> _WHOLE_BITS))
-            above, below = (
-                peek_scene(log_picture, corner, at),
-                peek_scene(log_picture, corner + stride, at),
-            )
-            above += fx * (peek_scene(log_picture, corner + 1, at) - above)
-            below += fx * (peek_scene(log_picture, corner + stride + 1, at) - below)
-            poke_row(row, first, np.int32(n), above + fy * (below - above))
-
-
 @jit_into
 def _exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
     """Return s and q of e^x = s (1 + q), |x| < 87: s = 2^n, and q = 2^f - 1 with |f| <= 1/2.
@@ -401,7 +326,7 @@ def start_pixels(
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         seen = state.seen[y]
-        _sample_row(log_picture, warps[0], y, seen)
+        sample_row(log_picture, warps[0], y, seen)
         for x in range(width):  # slices would take Numba a second to compile
             state.reference[y, x] = seen[x]
         for x in range(width if filters else 0):
@@ -510,7 +435,7 @@ def fire_events(
         for k in range(len(counts)):
             start_us, stop_us, count = t_us[k], t_us[k + 1], counts[k]
             step = Step(k, y, y * width, start_us, stop_us, min(stop_us, last_us))
-            _sample_row(log_picture, warps[k + 1], y, now)
+            sample_row(log_picture, warps[k + 1], y, now)
             if effects.bandwidth_hz > 0:
                 _filter_row(effects.bandwidth_hz, step, state, scratch, now)
             if effects.leaks:

@@ -4,7 +4,7 @@ A gather instruction loads its lanes one by one, four values a point. But where 
 and scales little, what neighbours see lies in three rows of a few picture pixels: these are loaded
 whole, and every point picks its four values out of registers. With AVX-512 by number, among 32
 pixels. Elsewhere point n sees either the n-th pixel of a row or the one after it, and picks between
-rows that were loaded at both places. Same values, same arithmetic as the loop in `kernels.py`, so
+rows that were loaded at both places. Same values, same arithmetic as the loop in `rows.py`, so
 the same bits. Likewise neighbours of a reduced row.
 """
 

@@ -27,6 +27,7 @@ _STYLE = {
     "axes.spines.right": False,
     "pdf.fonttype": 42,  # text stays text, as journals ask
 }
+_LABEL_HEIGHT = 0.14  # in ln(%), of the panels' two decades
 _BESIDE: dict[str, Any] = {
     "xytext": (6, 0),
     "textcoords": "offset points",
@@ -102,16 +103,16 @@ def _draw_column(
     names: list[tuple[int, str]],
 ) -> None:
     """Draw laws of one kind, and how far the cells are off them."""
-    along = laws[0]["along"][0]
+    along, taken = laws[0]["along"][0], dict[float, list[float]]()
     for n, law in enumerate(laws):
         if along == "pairs":
             ink = _look(names, law["at"]["parameters"])[0]
             _draw_law(upper, law, ink, beyond=_BEYOND)
-            _label_exponent(upper, law, ink)
+            _label_exponent(upper, law, ink, taken)
         else:  # a band for the most pairs only, since all would hide each other
             ink = "#666666"
             _draw_law(upper, law, ink, with_band=n == len(laws) - 1)
-            _label_pairs(upper, law, is_first=n == 0)
+            _label_pairs(upper, law, n == 0, taken)
         aside = 1.06 ** (n - (len(laws) - 1) / 2)  # so that residuals do not hide each other
         for point in law["points"]:
             at = law["at"] | point
@@ -165,19 +166,33 @@ def _draw_law(
     panel.plot(at[further], value[further], color=ink, lw=1, ls=(0, (3, 2)))
 
 
-def _label_exponent(panel: Any, law: dict[str, Any], ink: str) -> None:
+def _find_height(law: dict[str, Any], size: float, taken: dict[float, list[float]]) -> float:
+    """Return where a law's label goes, at the law's end or below labels that are there."""
+    height, others = 100 * _at(law, size), taken.setdefault(size, [])
+    while any(abs(np.log(height / other)) < _LABEL_HEIGHT for other in others):
+        height /= 1.01
+    others.append(height)
+    return height
+
+
+def _label_exponent(
+    panel: Any, law: dict[str, Any], ink: str, taken: dict[float, list[float]]
+) -> None:
     most = _BEYOND * max(point["pairs"] for point in law["points"])
     text = f"$N^{{{-law['fits'][law['reported']]['exponents'][0]:.2f}}}$"
     if law["reported"] == FLOOR:
         text += f" + {100 * law['fits'][FLOOR]['floor']:.2g}"
-    panel.annotate(text, (most, 100 * _at(law, most)), color=ink, **_BESIDE)
+    panel.annotate(text, (most, _find_height(law, most, taken)), color=ink, **_BESIDE)
 
 
-def _label_pairs(panel: Any, law: dict[str, Any], is_first: bool) -> None:
+def _label_pairs(
+    panel: Any, law: dict[str, Any], is_first: bool, taken: dict[float, list[float]]
+) -> None:
     most = max(point["parameters"] for point in law["points"])
     text = f"{law['at']['pairs']:,}" + (" pictures" if is_first else "")
     ground = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 0.6}  # other laws pass below it
-    panel.annotate(text, (most, 100 * _at(law, most)), color="#444444", bbox=ground, **_BESIDE)
+    height = _find_height(law, most, taken)
+    panel.annotate(text, (most, height), color="#444444", bbox=ground, **_BESIDE)
 
 
 def _draw_held_out(panel: Any, law: dict[str, Any], ink: str) -> None:

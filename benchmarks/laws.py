@@ -116,8 +116,10 @@ def predict_largest(series: Series, points: Points, most: float) -> dict[str, An
     for name, law in fit_both(points.keep(np.arange(len(points)) != n)).items():
         found[name] = None
         if law:
-            variance = points.variances[n] if points.known else law.dispersion
-            low, high = np.minimum(law.intervals(size, variance), most).tolist()
+            variance, freedom = points.variances[n], np.inf
+            if not points.known:  # a mere ratio, to what the cells show
+                variance, freedom = law.dispersion * variance, law.freedom
+            low, high = np.minimum(law.intervals(size, variance, freedom), most).tolist()
             found[name] = {
                 "value": float(law.errors(size)),
                 "value_95": [low, high],
@@ -295,10 +297,9 @@ def predict(
 
 def _expect(fitted: dict[str, Any], noise: dict[str, Any], pairs: int) -> tuple[float, list[float]]:
     """Return top-1 and its interval."""
-    law, at = Law(**fitted), np.array([float(pairs)])
-    error = law.errors(at)
-    low, high = law.intervals(at, *run_variance(noise, error))
-    top1, *ends = (float(np.clip(1 - one, 0, 1)) for one in (error, high, low))
+    found = _limits(Law(**fitted), noise, np.array([float(pairs)]), _MOST["error"])
+    errors = (found[name][0] for name in ("value", "high", "low"))
+    top1, *ends = (float(np.clip(1 - one, 0, 1)) for one in errors)
     return top1, ends
 
 

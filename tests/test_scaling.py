@@ -299,7 +299,8 @@ def test_the_command_runs_the_grid_and_reports(
     assert scaling_law.main([out, "--predict", "1000"]) == 2
     assert "predict 1,000" in capsys.readouterr().err
     more = str(tmp_path / "more")
-    shards = ["--shards", f"{tmp_path}/work/shards", "--val", f"{tmp_path}/work/unseen"]
+    sets = tmp_path / "work"
+    shards = ["--shards", str(sets / "shards"), "--val", str(sets / "unseen")]
     assert scaling_law.main([more, *words[1:5], *words[7:9], *shards, "--seeds", "[2]"]) == 0
     capsys.readouterr()
     assert scaling_law.main([out, "--hold", f"[{more}]"]) == 0

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import reference
 
-from ezsr_synth import vector
+from ezsr_synth import lanes
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
 from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts
+from ezsr_synth.lanes import list_marked
 from ezsr_synth.motion import Motion, draw_motion
 from ezsr_synth.readout import unpack
 from ezsr_synth.rows import sample_row
 from ezsr_synth.simulate import _Room, simulate
-from ezsr_synth.vector import list_marked
 
 CASES = 220
 UNCLEAR_WITHIN = 1e-5  # log units; the issue is whether float32 can tell, and it errs by ~3e-6
@@ -227,7 +227,7 @@ def test_words_in_order_are_events_in_the_twins_order() -> None:
 
 @numba.njit
 def sample(log_picture: np.ndarray, warp: np.ndarray, y: int, row: np.ndarray) -> None:
-    sample_row(log_picture, warp, y, row)
+    sample_row(log_picture, warp, y, row.shape[0], row)
 
 
 @pytest.mark.parametrize("zoom", [0.05, 0.9, 1.9, 3.95])
@@ -264,7 +264,7 @@ def test_marked_places_are_listed_in_order(density: float) -> None:
     rng = np.random.default_rng(7)
     for length in (16, 48, 640):
         marks = (rng.random(length) < density).astype(np.uint8)
-        listed = np.full(length + 16, -1, np.int32)
+        listed = np.full(length + 16, 99999, np.uint32)
         count = compiled_lister(marks, listed)
         assert listed[:count].tolist() == np.flatnonzero(marks).tolist()
 
@@ -275,13 +275,13 @@ def compiled_lister(marks: np.ndarray, listed: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("kind", [np.int32, np.float32])
+@pytest.mark.parametrize("kind", [np.uint32, np.int32, np.float32])
 def test_marked_lanes_are_packed_in_order(density: float, kind: type) -> None:
     """Into another array, and into the one they come from."""
     rng = np.random.default_rng(8)
     for _ in range(20):
-        marks = (rng.random(10 * vector.LANES) < density).astype(np.uint8)
-        values = rng.normal(0, 1e6, len(marks)).astype(kind)
+        marks = (rng.random(10 * lanes.LANES) < density).astype(np.uint8)
+        values = rng.uniform(0, 1e6, len(marks)).astype(kind)
         for source, packed in ((values, np.zeros_like(values)), 2 * (values.copy(),)):
             count = compiled_packer(marks, source, packed)
             assert packed[:count].tolist() == values[marks > 0].tolist()
@@ -290,10 +290,10 @@ def test_marked_lanes_are_packed_in_order(density: float, kind: type) -> None:
 @numba.njit
 def compiled_packer(marks: np.ndarray, source: np.ndarray, packed: np.ndarray) -> int:
     count = 0
-    for first in range(0, len(marks), vector.LANES):
-        lanes = vector.read_lanes(marks, first)
-        vector.pack_lanes(source, first, lanes, packed, count)
-        count += vector.count_lanes(lanes)
+    for first in range(0, len(marks), lanes.LANES):
+        bits = lanes.load_bits(marks, first)
+        lanes.store_marked(packed, count, lanes.load(source, first), bits)
+        count += lanes.count_bits(bits)
     return count
 
 

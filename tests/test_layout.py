@@ -79,7 +79,7 @@ def test_the_command_line_is_on_top_and_the_kernels_below(part: str, order: list
 def test_only_kernels_are_compiled() -> None:
     for path in (ROOT / "synth").rglob("*.py"):
         uses_numba = "numba" in {name.partition(".")[0] for name in imports_of(path)}
-        assert uses_numba == (path.name in ("jit.py", "lookup.py", "vector.py")), path
+        assert uses_numba == (path.name in ("jit.py", "lanes.py", "vector.py")), path
 
 
 def test_the_reference_imports_nothing_of_ours() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ezsr_synth import kernels, reduce, vector
+from ezsr_synth import kernels, lanes, reduce
 from ezsr_synth.kernels import T_SHIFT
 from ezsr_synth.order import order_steps
 from ezsr_synth.rows import sample_row
@@ -30,7 +30,7 @@ def draw_warp(rng: np.random.Generator, turn_deg: float, scale: float) -> npt.ND
 
 def look_up(picture: F32, warp: npt.NDArray[np.float64], y: int, width: int) -> F32:
     row = np.empty(width, np.float32)
-    sample_row(picture, warp, y, row)
+    sample_row(picture, warp, y, width, row)
     return row
 
 
@@ -94,7 +94,7 @@ def draw_block(
 ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Return up to `most` words of each step, unordered, and how many there are."""
     counts = rng.integers(0, most + 1, len(t_us) - 1)
-    words = rng.integers(0, 1 << 60, (len(counts), most + 3), "u8")  # what is beyond is never read
+    words = rng.integers(0, 1 << 60, (len(counts) + 1, most + 3), "u8")  # the rest is never read
     for k, n in enumerate(counts):
         t = rng.integers(t_us[k], t_us[k + 1], n, endpoint=True).astype(np.uint64)
         y, x = rng.integers(0, 7, n, "u8"), rng.integers(0, 99, n, "u8")
@@ -105,7 +105,7 @@ def draw_block(
 def list_words(
     words: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint64]:
-    return np.concatenate([row[:n] for row, n in zip(words, counts, strict=True)])
+    return np.concatenate([row[:n] for row, n in zip(words[:-1], counts, strict=True)])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -155,22 +155,22 @@ def test_long_blocks_are_left_to_a_real_sort() -> None:
 def test_instructions_are_asked_of_cpus_that_have_them(
     told: str | None, host: str, expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vector.settings, "CPU_FEATURES", told)
-    monkeypatch.setattr(vector.codegen, "get_host_cpu_features", lambda: host)
-    assert {name for name in ("avx512f", "avx2") if vector._can(name)} == expected
+    monkeypatch.setattr(lanes.settings, "CPU_FEATURES", told)
+    monkeypatch.setattr(lanes.codegen, "get_host_cpu_features", lambda: host)
+    assert {name for name in ("avx512f", "avx2") if lanes._can(name)} == expected
 
 
 def test_what_numba_is_forbidden_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector.settings, "CPU_FEATURES", None)
-    monkeypatch.setattr(vector.settings, "ENABLE_AVX", 0)
-    assert not vector._can("avx2")
-    assert not vector._can("avx512f")
+    monkeypatch.setattr(lanes.settings, "CPU_FEATURES", None)
+    monkeypatch.setattr(lanes.settings, "ENABLE_AVX", 0)
+    assert not lanes._can("avx2")
+    assert not lanes._can("avx512f")
 
 
 @pytest.mark.parametrize("module", [kernels, reduce])
 def test_cached_kernels_know_what_is_compiled_into_them(module: ModuleType) -> None:
     folder = Path(kernels.__file__).parent
-    names = ("jit", "lookup", "rows", "vector")
+    names = ("jit", "lanes", "lookup", "rows", "vector")
     sources = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     digest = hashlib.sha256(sources).hexdigest()[:16]
     assert digest == module.COMPILED_IN, "put the digest there, so that no cached code is used"

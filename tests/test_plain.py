@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from test_kernels import random_case
 
-from ezsr_synth import kernels, vector
+from ezsr_synth import kernels, lanes
 from ezsr_synth.simulate import simulate
 
 CASES = 3
@@ -60,7 +60,7 @@ def hash_cases() -> str:
         pytest.param(
             {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+popcnt"},
             id="eight at a time",
-            marks=pytest.mark.skipif(not vector.PACKS, reason="this CPU has no AVX2"),
+            marks=pytest.mark.skipif(not lanes.PACKS, reason="this CPU has no AVX2"),
         ),
     ],
 )

@@ -9,37 +9,42 @@ by side, and follow them alone. Nearly all of it takes many pixels in one instru
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
-from ezsr_synth.rows import sample_row
-from ezsr_synth.vector import (
+from ezsr_synth.lanes import (
     LANES,
-    PACKS,
-    count_lanes,
+    choose,
+    count_bits,
+    least,
     list_marked,
-    pack_lanes,
-    peek_crossing,
-    peek_pixel,
-    peek_rest,
-    poke_crossing,
-    poke_event,
-    poke_rest,
-    read_lanes,
+    load,
+    load_bits,
+    most,
+    number_lanes,
+    spread,
+    store,
+    store_marked,
+    to_bits,
+    to_doubles,
+    to_floats,
+    to_longs,
+    to_words,
 )
+from ezsr_synth.rows import sample_row
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-I32 = npt.NDArray[np.int32]
+U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "c1645afe7063a691"
-"""Of `jit.py`, `lookup.py`, `rows.py` and `vector.py`, compiled into these kernels: Numba's cache
+COMPILED_IN = "57e5fef5c643f367"
+"""Of `jit.py`, `lanes.py`, `lookup.py`, `rows.py` and `vector.py`, all compiled in: Numba's cache
 sees changes of this file alone, and a test sees to it that this changes with them."""
 
 T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
@@ -57,6 +62,7 @@ _STILL = np.float32(1e-3)
 # What a draw of chance is for: part of its name, besides sample, pixel and number.
 OFF, ON, _PHASE, _LEAK, _HOT, _HOT_RATE, _WAIT, _ACCEPT, _POLARITY = range(9)
 _LEAK_DECADES = 0.1  # spread of leak rates over pixels, as in v2e
+_RESTS, _NOISY = np.uint8(1), np.uint8(2)  # why a pixel is held
 _LEAST_THRESHOLD = np.float32(0.01)
 
 
@@ -106,91 +112,105 @@ class State(NamedTuple):
 class Step(NamedTuple):
     """A time step of a row, in us; no event in it is later than `end_us`.
 
-    k         its number in the block
-    y, first  the row, and the place of its first pixel among all
+    k  its number in the block
+    y  the row
     """
 
     k: int
     y: int
-    first: int
     start_us: int
     stop_us: int
     end_us: int
 
 
-class Columns(NamedTuple):
-    """What firing needs of pixels: of a row one by one, or of some, side by side.
+class Row(NamedTuple):
+    """A row while it is followed: what `State` and `Pixels` say of it, and room beyond its end."""
 
-    x              int32
-    before, now    float32, what is seen at a time step's start, and at its end
-    reference      float32
-    on, off        float32, thresholds
-    """
-
-    x: I32
-    before: F32
-    now: F32
     reference: F32
     on: F32
     off: F32
+    leak: F32
+    light: F32
+    filtered: F32
+    release: F64
+    arrival: F64
+    arrivals: I64
+
+
+class Active(NamedTuple):
+    """Pixels that fire, side by side, and what firing needs of them.
+
+    x              uint32
+    before, now    float32, what is seen at a time step's start, and at its end
+    reference      float32
+    toward         float32, how far from the reference the next level is: ON, or OFF below 0
+    """
+
+    x: U32
+    before: F32
+    now: F32
+    reference: F32
+    toward: F32
 
 
 class Scratch(NamedTuple):
     """Room for the work on one row, made by `make_scratch`.
 
-    places        int32, 0, 1, 2 and so on
-    marks, again  uint8, 1 where a pixel fires, for the first time or anew; a multiple of LANES long
-    listed        int32, the places of marks
-    active        of the pixels that fire
-    levels        float32, references after an event
-    passed        float64, when it comes, us from the step's start
-    ends          float64, us, when the rest after it ends
-    rows          float32, three rows of values half done
-    seen          float32, what is seen at the step's start, and at its end
-    resting       int32, the places of the first `rest_count[0]` pixels that rest, in any order
-    noisy         int32, the places of the first `noisy_count[0]` pixels where noise comes
+    row       the row
+    seen      float32, what it sees at a time step's start, and at its end
+    held      uint8, not 0 where a pixel rests, or has noise to come, and is not to be taken along
+    active    the pixels that fire
+    levels    float32, references after an event, of LANES of them
+    ends      float64, us, when the rest after it ends, likewise
+    marks     uint8, 1 where something is so
+    listed    uint32, the places of marks
+    resting   uint32, the places of the first `rest_count[0]` pixels that rest, in any order
+    noisy     uint32, the places of the first `noisy_count[0]` pixels where noise comes
+    rows      float32, three rows of values half done
     """
 
-    places: I32
-    marks: U8
-    again: U8
-    listed: I32
-    active: Columns
-    levels: F32
-    passed: F64
-    ends: F64
-    rows: tuple[F32, F32, F32]
+    row: Row
     seen: tuple[F32, F32]
-    resting: I32
+    held: U8
+    active: Active
+    levels: F32
+    ends: F64
+    marks: U8
+    listed: U32
+    resting: U32
     rest_count: I64
-    noisy: I32
+    noisy: U32
     noisy_count: I64
+    rows: tuple[F32, F32, F32]
 
 
 def make_scratch(width: int) -> Scratch:
     """Return room for the work on rows of a width."""
-    whole = (width + LANES - 1) // LANES * LANES
-    marks, again = np.zeros((2, whole), np.uint8)
-    x, listed, resting, noisy = np.zeros((4, whole + LANES), np.int32)
-    before, now, *rows = np.zeros((5, whole), np.float32)
-    levels, *columns = np.zeros((6, whole + LANES), np.float32)
-    passed, ends = np.zeros((2, whole))
+    whole = (width + LANES - 1) // LANES * LANES + LANES
+    before, now, reference, on, off, leak, light, filtered = np.zeros((8, whole), np.float32)
+    on[:], off[:] = np.inf, np.inf  # pixels beyond the width never fire
+    release, arrival = np.zeros((2, whole))
+    arrivals = np.zeros(whole, np.int64)
+    row = Row(reference, on, off, leak, light, filtered, release, arrival, arrivals)
+    held, marks = np.zeros((2, whole), np.uint8)
+    x, listed, resting, noisy = np.zeros((4, whole), np.uint32)
+    columns = np.zeros((4, whole), np.float32)
     rest_count, noisy_count = np.zeros((2, 1), np.int64)
+    rows = np.zeros((3, whole), np.float32)
     return Scratch(
-        places=np.arange(width, dtype=np.int32),
+        row=row,
+        seen=(before, now),
+        held=held,
+        active=Active(x, *columns),
+        levels=np.zeros(LANES, np.float32),
+        ends=np.zeros(LANES),
         marks=marks,
-        again=again,
         listed=listed,
-        active=Columns(x, *columns),
-        levels=levels,
-        passed=passed,
-        ends=ends,
-        rows=(rows[0], rows[1], rows[2]),
-        seen=(before[:width], now[:width]),
         resting=resting,
         rest_count=rest_count,
         noisy=noisy,
         noisy_count=noisy_count,
+        rows=(rows[0], rows[1], rows[2]),
     )
 
 
@@ -326,7 +346,7 @@ def start_pixels(
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         seen = state.seen[y]
-        sample_row(log_picture, warps[0], y, seen)
+        sample_row(log_picture, warps[0], y, width, seen)
         for x in range(width):  # slices would take Numba a second to compile
             state.reference[y, x] = seen[x]
         for x in range(width if filters else 0):
@@ -358,13 +378,13 @@ def _wait_us(pixel: int, number: int, effects: Effects) -> float:
 
 @jit_into
 def filter_row(
-    radians: float, light: F32, filtered: F32, y: int, row: F32, room: tuple[F32, F32, F32]
+    radians: float, light: F32, filtered: F32, row: F32, room: tuple[F32, F32, F32]
 ) -> None:
     """Pass a row through each pixel's photoreceptor, a low-pass of first order, for one time step.
 
     radians   how far a white pixel's cut-off frequency turns in the step: 2 pi f T
-    light     log intensity before the step, in row y; becomes that of now
-    filtered  what the photoreceptor gave before the step, in row y; becomes what it gives now
+    light     log intensity before the step; becomes that of now
+    filtered  what the photoreceptor gave before the step; becomes what it gives now
     row       log intensity now; becomes what the photoreceptor gives now
     room      three rows for what is half done: in one loop, each pixel would wait for itself
 
@@ -378,11 +398,11 @@ def filter_row(
     white = np.float32(radians) / (_ONE + _DARK)
     turned, scales, rests = room
     for x in range(row.shape[0]):
-        turned[x] = white * (_exp(_HALF * (light[y, x] + row[x])) + _DARK)
+        turned[x] = white * (_exp(_HALF * (light[x] + row[x])) + _DARK)
     for x in range(row.shape[0]):
         scales[x], rests[x] = _exp_parts(-min(turned[x], np.float32(80.0)))
     for x in range(row.shape[0]):
-        before, out, now, z = light[y, x], filtered[y, x], row[x], turned[x]
+        before, out, now, z = light[x], filtered[x], row[x], turned[x]
         scale, rest = scales[x], rests[x]
         kept, inverse = scale + scale * rest, _ONE / z
         lag = ((_ONE - scale) - scale * rest) * inverse
@@ -392,8 +412,8 @@ def filter_row(
         change = change if z > _STILL else _ZERO  # too little to matter, and all rounding
         lag -= change * (first - second)
         row[x] = now - (now - before) * lag + (out - before) * kept
-        filtered[y, x] = row[x]
-        light[y, x] = now
+        filtered[x] = row[x]
+        light[x] = now
 
 
 @jit
@@ -414,119 +434,127 @@ def fire_events(
     path         warps float64 (K + 1, 3, 3) and times int64 (K + 1,), whole microseconds
     states       at the first time sample, which is read, and at the last, which is written
     last_us      no event is later: the last whole microsecond of the path
-    words        (K, N), room for N events of each time step; t is the crossing time to the nearest
-                 whole microsecond; in order of row, but in no order within
+    words        (K, N + LANES), room for N events of each time step; t is the crossing time to the
+                 nearest whole microsecond; in order of row, but in no order within
     counts       int64 (K,): how many events each step has; those beyond N are not written
     """
     warps, t_us = path
-    begun, state = states
-    height, width = state.reference.shape
+    begun, ended = states
+    height, width = ended.reference.shape
     rests, noisy = effects.refractory_us > 0, effects.shot_noise_hz > 0
     before, now = scratch.seen
-    marks = scratch.marks
     for k in range(len(counts)):
         counts[k] = 0
+    for x in range(len(scratch.held)):
+        scratch.held[x] = 0
     for y in range(height):
-        _copy_row(begun, state, effects, y, before)
+        _take_row(begun, pixels, effects, y, before, scratch.row)
         if rests:
-            _list_resting(t_us[0], y, state.release, scratch)
+            _list_resting(t_us[0], width, scratch)
         if noisy:
-            _list_noisy(t_us[-1], y, state.arrival, scratch)
+            _list_noisy(t_us[-1], width, scratch)
         for k in range(len(counts)):
             start_us, stop_us, count = t_us[k], t_us[k + 1], counts[k]
-            step = Step(k, y, y * width, start_us, stop_us, min(stop_us, last_us))
-            sample_row(log_picture, warps[k + 1], y, now)
+            step = Step(k, y, start_us, stop_us, min(stop_us, last_us))
+            sample_row(log_picture, warps[k + 1], y, width, now)
             if effects.bandwidth_hz > 0:
-                _filter_row(effects.bandwidth_hz, step, state, scratch, now)
+                _filter_row(effects.bandwidth_hz, step, scratch, now)
             if effects.leaks:
-                _leak_row(pixels.leak, step, now)
+                _leak_row(scratch.row.leak, step, now)
             if rests:
-                _end_rests(before, now, step, state, scratch)
-            _mark_crossings(now, step, pixels, state, marks)
-            if rests:
-                _unmark_resting(marks, scratch)
-            if noisy:
-                active = _list_arrivals(step, state, marks, scratch)
-                if active:
-                    count = _fire_noisy(
-                        *(active, before, now, step, pixels, effects, state, scratch, words, count)
-                    )
-            columns = Columns(
-                *(scratch.places, before, now, state.reference[y], pixels.on[y], pixels.off[y])
-            )
-            chosen, among = marks, width
-            while True:  # each pixel's first event, then the next of those that fire again
-                active = _pack_marked(chosen, among, columns, scratch)
-                if not active:
-                    break
-                columns = _fire_once(active, step, effects, state, scratch, words, count)
-                chosen, among = scratch.again, (active + LANES - 1) // LANES * LANES
+                _end_rests(before, now, step, scratch)
+            came = _list_arrivals(step, scratch) if noisy else 0
+            if came:
+                count = _fire_noisy(
+                    came, before, now, step, y * width, effects, scratch, words, count
+                )
+            active = _list_crossings(before, now, width, scratch)
+            for n in range(came):
+                scratch.held[scratch.listed[n]] &= _RESTS
+            while active:  # each pixel's first event, then the next of those that fire again
+                again = _fire_once(active, step, effects, scratch, words, count)
                 count += active
+                active = again
             counts[k] = count
             before, now = now, before
-        for x in range(width):
-            state.seen[y, x] = before[x]
+        _put_row(scratch.row, effects, y, before, ended)
 
 
 @jit_into
-def _copy_row(begun: State, state: State, effects: Effects, y: int, seen: F32) -> None:
-    for x in range(seen.shape[0]):
-        seen[x] = begun.seen[y, x]
-        state.reference[y, x] = begun.reference[y, x]
+def _take_row(begun: State, pixels: Pixels, effects: Effects, y: int, seen: F32, row: Row) -> None:
+    for x in range(begun.seen.shape[1]):
+        seen[x], row.reference[x] = begun.seen[y, x], begun.reference[y, x]
+        row.on[x], row.off[x] = pixels.on[y, x], pixels.off[y, x]
+        if effects.leaks or effects.shot_noise_hz > 0:
+            row.leak[x] = pixels.leak[y, x]
         if effects.bandwidth_hz > 0:
-            state.light[y, x] = begun.light[y, x]
-            state.filtered[y, x] = begun.filtered[y, x]
+            row.light[x], row.filtered[x] = begun.light[y, x], begun.filtered[y, x]
         if effects.refractory_us > 0:
-            state.release[y, x] = begun.release[y, x]
+            row.release[x] = begun.release[y, x]
         if effects.shot_noise_hz > 0:
-            state.arrival[y, x] = begun.arrival[y, x]
-            state.arrivals[y, x] = begun.arrivals[y, x]
+            row.arrival[x], row.arrivals[x] = begun.arrival[y, x], begun.arrivals[y, x]
 
 
 @jit_into
-def _filter_row(bandwidth_hz: float, step: Step, state: State, scratch: Scratch, row: F32) -> None:
-    radians = _TAU * bandwidth_hz * 1e-6 * (step.stop_us - step.start_us)
-    filter_row(radians, state.light, state.filtered, step.y, row, scratch.rows)
+def _put_row(row: Row, effects: Effects, y: int, seen: F32, ended: State) -> None:
+    for x in range(ended.seen.shape[1]):
+        ended.seen[y, x], ended.reference[y, x] = seen[x], row.reference[x]
+        if effects.bandwidth_hz > 0:
+            ended.light[y, x], ended.filtered[y, x] = row.light[x], row.filtered[x]
+        if effects.refractory_us > 0:
+            ended.release[y, x] = row.release[x]
+        if effects.shot_noise_hz > 0:
+            ended.arrival[y, x], ended.arrivals[y, x] = row.arrival[x], row.arrivals[x]
 
 
 @jit_into
-def _leak_row(leak: F32, step: Step, row: F32) -> None:
+def _filter_row(bandwidth_hz: float, step: Step, scratch: Scratch, now: F32) -> None:
+    radians, row = _TAU * bandwidth_hz * 1e-6 * (step.stop_us - step.start_us), scratch.row
+    filter_row(radians, row.light, row.filtered, now, scratch.rows)
+
+
+@jit_into
+def _leak_row(leak: F32, step: Step, now: F32) -> None:
     """Let the reference fall, by raising what is compared with it.
 
     In float32, which is 0.7% of the rate of a pixel that leaks 10,000 events a second for a minute.
     """
     passed = np.float32(step.stop_us)
-    for x in range(row.shape[0]):
-        row[x] += leak[step.y, x] * passed
+    for first in range(0, len(now), LANES):
+        store(now, first, load(now, first) + load(leak, first) * passed)
 
 
 @jit_into
-def _list_resting(start_us: int, y: int, release: F64, scratch: Scratch) -> None:
-    """List the pixels of a row that rest at a time sample."""
-    for x in range(release.shape[1]):
-        scratch.again[x] = release[y, x] >= start_us
-    scratch.rest_count[0] = list_marked(scratch.again, scratch.resting)
+def _list_resting(start_us: int, width: int, scratch: Scratch) -> None:
+    """List and hold the pixels of a row that rest at a time sample."""
+    row, held = scratch.row, scratch.held
+    for x in range(width):
+        held[x] = row.release[x] >= start_us
+    scratch.rest_count[0] = list_marked(held, scratch.resting)
 
 
 @jit_into
-def _list_noisy(stop_us: int, y: int, arrival: F64, scratch: Scratch) -> None:
+def _list_noisy(stop_us: int, width: int, scratch: Scratch) -> None:
     """List the pixels of a row where noise comes before the last time sample: mostly few."""
-    for x in range(arrival.shape[1]):
-        scratch.again[x] = arrival[y, x] < stop_us
-    scratch.noisy_count[0] = list_marked(scratch.again, scratch.noisy)
+    row, count = scratch.row, 0
+    for x in range(width):
+        scratch.noisy[count] = x
+        count += int(row.arrival[x] < stop_us)
+    scratch.noisy_count[0] = count
 
 
 @jit_into
-def _end_rests(before: F32, now: F32, step: Step, state: State, scratch: Scratch) -> None:
+def _end_rests(before: F32, now: F32, step: Step, scratch: Scratch) -> None:
     """Where a rest ends in this time step, let the reference be what is seen then."""
-    start, stop, y = float(step.start_us), float(step.stop_us), step.y
+    start, stop, row = float(step.start_us), float(step.stop_us), scratch.row
     per_us, resting, left = 1.0 / (stop - start), scratch.resting, 0
     for n in range(scratch.rest_count[0]):
         x = resting[n]
-        release = state.release[y, x]
+        release = row.release[x]
         if release < stop:
             passed = np.float32((release - start) * per_us)
-            state.reference[y, x] = before[x] + (now[x] - before[x]) * passed
+            row.reference[x] = before[x] + (now[x] - before[x]) * passed
+            scratch.held[x] = 0
         else:
             resting[left] = x
             left += 1
@@ -534,159 +562,150 @@ def _end_rests(before: F32, now: F32, step: Step, state: State, scratch: Scratch
 
 
 @jit_into
-def _mark_crossings(now: F32, step: Step, pixels: Pixels, state: State, marks: U8) -> None:
-    """Mark with 1 the pixels that see a level reached, with 0 the others."""
-    y = step.y
-    for x in range(now.shape[0]):
-        ref = state.reference[y, x]
-        higher = now[x] >= ref + pixels.on[y, x]
-        marks[x] = higher | (now[x] <= ref - pixels.off[y, x])
-
-
-@jit_into
-def _unmark_resting(marks: U8, scratch: Scratch) -> None:
-    for n in range(scratch.rest_count[0]):
-        marks[scratch.resting[n]] = 0
-
-
-@jit_into
-def _list_arrivals(step: Step, state: State, marks: U8, scratch: Scratch) -> int:
-    """List the pixels where noise comes before the end of this step; take them off `marks`."""
+def _list_arrivals(step: Step, scratch: Scratch) -> int:
+    """List the pixels where noise comes before the end of this step."""
     listed, count = scratch.listed, 0
     for n in range(scratch.noisy_count[0]):
         x = scratch.noisy[n]
-        if state.arrival[step.y, x] < step.stop_us:
-            listed[count], marks[x] = x, 0
+        if scratch.row.arrival[x] < step.stop_us:
+            listed[count] = x
+            scratch.held[x] |= _NOISY
             count += 1
     return count
 
 
 @jit_into
-def _pack_marked(marks: U8, width: int, source: Columns, scratch: Scratch) -> int:
-    """Bring the marked of the first `width` pixels side by side; return how many there are.
+def _list_crossings(before: F32, now: F32, width: int, scratch: Scratch) -> int:
+    """Bring the pixels that see a level reached side by side; return how many there are.
 
     Side by side, they are read at once: to gather them one by one takes a CPU several times as
-    long. `source` may be what is written.
+    long.
     """
-    count, packed, listed = 0, scratch.active, scratch.listed
-    whole = width // LANES * LANES if PACKS else 0
-    for first in range(0, whole, LANES):
-        lanes = read_lanes(marks, first)
-        if lanes == 0:
-            continue
-        pack_lanes(source.x, first, lanes, packed.x, count)
-        pack_lanes(source.before, first, lanes, packed.before, count)
-        pack_lanes(source.now, first, lanes, packed.now, count)
-        pack_lanes(source.reference, first, lanes, packed.reference, count)
-        pack_lanes(source.on, first, lanes, packed.on, count)
-        pack_lanes(source.off, first, lanes, packed.off, count)
-        count += count_lanes(lanes)
-    active = count
-    for n in range(whole, width):
-        listed[active] = n
-        active += int(marks[n])
-    for n in range(count, active):
-        at = listed[n]
-        packed.x[n], packed.before[n], packed.now[n] = (
-            source.x[at],
-            source.before[at],
-            source.now[at],
-        )
-        packed.reference[n] = source.reference[at]
-        packed.on[n], packed.off[n] = source.on[at], source.off[at]
-    return active
+    row, packed, count = scratch.row, scratch.active, 0
+    for first in range(0, width, LANES):
+        seen, reference = load(now, first), load(row.reference, first)
+        on, off = load(row.on, first), load(row.off, first)
+        bits = to_bits((seen >= reference + on) | (seen <= reference - off))
+        bits &= ~load_bits(scratch.held, first)
+        if bits:
+            store_marked(packed.x, count, number_lanes() + np.uint32(first), bits)
+            store_marked(packed.before, count, load(before, first), bits)
+            store_marked(packed.now, count, seen, bits)
+            store_marked(packed.reference, count, reference, bits)
+            store_marked(packed.toward, count, choose(seen > reference, on, _ZERO - off), bits)
+            count += count_bits(bits)
+    _end_list(count, scratch)
+    return count
+
+
+@jit_into
+def _end_list(count: int, scratch: Scratch) -> None:
+    """Fill the last LANES with pixels beyond the row that never fire."""
+    store(scratch.active.x, count, spread(np.uint32(len(scratch.row.on) - 1)))
+    store(scratch.active.toward, count, spread(np.float32(np.inf)))
 
 
 @jit_into
 def _fire_once(
-    active: int,
-    step: Step,
-    effects: Effects,
-    state: State,
-    scratch: Scratch,
-    words: U64,
-    count: int,
-) -> Columns:
-    """Write each active pixel's next event, after `count` of the step; tell which fire `again`.
+    active: int, step: Step, effects: Effects, scratch: Scratch, words: U64, count: int
+) -> int:
+    """Write each active pixel's next event, after `count` of the step; keep those that fire again.
 
-    Returns what these need for it.
+    Returns how many these are.
 
     A pixel fires ON when what it sees reaches reference + ON, and the reference becomes that;
     likewise OFF. The comparison is with the pixel's own reference alone. After the event it rests
     for the refractory period, at the end of which the reference is what it sees then.
     """
-    length = float(step.stop_us - step.start_us)
-    pixels, again, levels, passed = scratch.active, scratch.again, scratch.levels, scratch.passed
-    whole = (active + LANES - 1) // LANES * LANES
-    for n in range(whole):
-        ref, seen = peek_pixel(pixels.reference, 0, n), peek_pixel(pixels.now, 0, n)
-        then = np.float64(peek_pixel(pixels.before, 0, n))
-        rise, fall = peek_pixel(pixels.on, 0, n), peek_pixel(pixels.off, 0, n)
-        level = ref + rise if seen > ref else ref - fall
-        change = np.float64(seen) - then
-        share = (np.float64(level) - then) / (change if change != 0.0 else 1.0)
-        poke_crossing(passed, 0, n, min(max(share * length, 0.0), length))
-        poke_crossing(levels, 0, n, level)
-    if effects.refractory_us > 0:
-        _rest_all(active, step, effects.refractory_us, state.release, scratch)
-    for n in range(whole):
-        ref, seen = peek_crossing(pixels.reference, 0, n), peek_crossing(pixels.now, 0, n)
-        level, up = peek_crossing(levels, 0, n), seen > ref
-        higher = seen >= level + peek_crossing(pixels.on, 0, n)
-        lower = seen <= level - peek_crossing(pixels.off, 0, n)
-        crosses = (up & higher) | ((not up) & lower)
-        poke_event(again, 0, n, np.uint8(crosses & (np.int32(n) < np.int32(active))))
-    if effects.refractory_us > 0:
-        for n in range(active):
-            again[n] &= passed[n] + effects.refractory_us < length
-    if count + active <= words.shape[1]:
-        _write_words(active, step, scratch, words, step.k * words.shape[1] + count)
-    for n in range(active):
-        x = peek_crossing(pixels.x, 0, n)
-        poke_event(state.reference, step.first, x, peek_crossing(levels, 0, n))
-    return Columns(pixels.x, pixels.before, pixels.now, levels, pixels.on, pixels.off)
+    pixels, length, again = scratch.active, float(step.stop_us - step.start_us), 0
+    fits, free = count + active + LANES <= words.shape[1], step.k * words.shape[1] + count
+    for first in range(0, active, LANES):
+        x, toward = load(pixels.x, first), load(pixels.toward, first)
+        before, now = load(pixels.before, first), load(pixels.now, first)
+        level, up = load(pixels.reference, first) + toward, toward > _ZERO
+        passed, awake = _time_crossings(before, now, level, length), spread(True)
+        if effects.refractory_us > 0:
+            passed = _rest_lanes(first, active, passed, step, effects.refractory_us, scratch)
+            rested = passed + effects.refractory_us
+            level = _see_between(before, now, least(rested, spread(length)) / length)
+            awake = rested < length
+        if fits:
+            store(words, free + first, _make_words(x, up, passed, step))
+        _set_references(first, level, scratch)
+        reached = choose(up, now >= level + toward, now <= level + toward)
+        bits = to_bits(reached & awake)
+        if bits:
+            store_marked(pixels.x, again, x, bits)
+            store_marked(pixels.before, again, before, bits)
+            store_marked(pixels.now, again, now, bits)
+            store_marked(pixels.reference, again, level, bits)
+            store_marked(pixels.toward, again, toward, bits)
+            again += count_bits(bits)
+    _end_list(again, scratch)
+    return again
 
 
 @jit_into
-def _write_words(active: int, step: Step, scratch: Scratch, words: U64, free: int) -> None:
-    """Write an event of each active pixel."""
-    pixels, passed = scratch.active, scratch.passed
-    place = np.uint64(step.y << Y_SHIFT) + (np.uint64(step.start_us) << np.uint64(T_SHIFT))
+def _time_crossings(before: Any, now: Any, level: Any, length: float) -> Any:
+    """Return when levels are reached, in us from the start of a step of that length."""
+    then = to_doubles(before)
+    change = to_doubles(now) - then
+    share = (to_doubles(level) - then) / choose(change == 0.0, spread(1.0), change)
+    return least(most(share * length, spread(0.0)), spread(length))
+
+
+@jit_into
+def _see_between(before: Any, now: Any, share: Any) -> Any:
+    """Return what is seen when a share of the step has passed."""
+    then = to_doubles(before)
+    return to_floats(then + (to_doubles(now) - then) * share)
+
+
+@jit_into
+def _make_words(x: Any, up: Any, passed: Any, step: Step) -> Any:
+    """Return the words of events so many us after the step's start."""
     latest = float(step.end_us - step.start_us)
-    for n in range(active):
-        x = peek_crossing(pixels.x, 0, n)
-        up = peek_crossing(pixels.now, 0, n) > peek_crossing(pixels.reference, 0, n)
-        t = np.uint64(np.int32(min(peek_crossing(passed, 0, n) + 0.5, latest)))
-        word = t << np.uint64(T_SHIFT) | np.uint64(x) << np.uint64(X_SHIFT) | np.uint64(up)
-        poke_event(words, free, n, place + word)
+    place = np.uint64(step.y << Y_SHIFT) + (np.uint64(step.start_us) << np.uint64(T_SHIFT))
+    t = to_longs(to_words(least(passed + 0.5, spread(latest))))
+    pixel = (to_longs(x) << np.uint64(X_SHIFT)) | to_longs(up)
+    return ((t << np.uint64(T_SHIFT)) | pixel) + place
 
 
 @jit_into
-def _rest_all(active: int, step: Step, rest_us: float, release: F64, scratch: Scratch) -> None:
-    """Let each active pixel fire no sooner than its rest ends, and rest from then on."""
-    y, start, stop = step.y, float(step.start_us), float(step.stop_us)
-    length, resting, count = stop - start, scratch.resting, scratch.rest_count[0]
-    pixels, levels, passed, ends = scratch.active, scratch.levels, scratch.passed, scratch.ends
-    for n in range(active):
-        passed[n] = max(passed[n], release[y, pixels.x[n]] - start)
-    for n in range(active):
-        then = np.float64(peek_rest(pixels.before, 0, n))
-        change = np.float64(peek_rest(pixels.now, 0, n)) - then
-        rested = peek_rest(passed, 0, n) + rest_us
-        poke_rest(levels, 0, n, np.float32(then + change * (min(rested, length) / length)))
-        poke_rest(ends, 0, n, start + rested)
-    for n in range(active):  # without a branch, as nobody can guess which rest for longer
-        x = pixels.x[n]
-        release[y, x] = ends[n]
-        resting[count] = x
-        count += int(ends[n] >= stop)
+def _set_references(first: int, level: Any, scratch: Scratch) -> None:
+    store(scratch.levels, 0, level)
+    for n in range(LANES):
+        scratch.row.reference[scratch.active.x[first + n]] = scratch.levels[n]
+
+
+@jit_into
+def _rest_lanes(
+    first: int, active: int, passed: Any, step: Step, rest_us: float, scratch: Scratch
+) -> Any:
+    """Let pixels fire no sooner than their rest ends, and rest from then on; return when they fire.
+
+    In us from the step's start, as `passed` is.
+    """
+    start, stop, row, ends = float(step.start_us), float(step.stop_us), scratch.row, scratch.ends
+    resting, count = scratch.resting, scratch.rest_count[0]
+    for n in range(LANES):
+        ends[n] = row.release[scratch.active.x[first + n]]
+    passed = most(passed, load(ends, 0) - start)
+    store(ends, 0, (passed + rest_us) + start)
+    for n in range(LANES):  # without a branch, as nobody can guess which rest for longer
+        x, longer = scratch.active.x[first + n], (ends[n] >= stop) & (first + n < active)
+        row.release[x], resting[count] = ends[n], x
+        scratch.held[x] |= np.uint8(longer)
+        count += int(longer)
     scratch.rest_count[0] = count
+    return passed
 
 
 @jit_into
-def _rest(step: Step, x: int, until_us: float, release: F64, scratch: Scratch) -> None:
-    release[step.y, x] = until_us
+def _rest(step: Step, x: int, until_us: float, scratch: Scratch) -> None:
+    scratch.row.release[x] = until_us
     if until_us >= step.stop_us:
+        scratch.held[x] |= _RESTS
         scratch.resting[scratch.rest_count[0]] = x
         scratch.rest_count[0] += 1
 
@@ -697,9 +716,8 @@ def _fire_noisy(
     before: F32,
     now: F32,
     step: Step,
-    pixels: Pixels,
+    first: int,
     effects: Effects,
-    state: State,
     scratch: Scratch,
     words: U64,
     count: int,
@@ -709,16 +727,16 @@ def _fire_noisy(
     Noise events come as a Poisson process at the rate of a black pixel, and are thinned by the
     light; each sets the reference to what is seen.
     """
-    y, reference, release, listed = step.y, state.reference, state.release, scratch.listed
-    arrival, arrivals = state.arrival, state.arrivals
+    y, row, listed = step.y, scratch.row, scratch.listed
+    arrival, arrivals = row.arrival, row.arrivals
     start, stop, rests = float(step.start_us), float(step.stop_us), effects.refractory_us > 0
     for n in range(active):
         x = listed[n]
-        pixel, on, off = step.first + x, pixels.on[y, x], pixels.off[y, x]
-        ref, then, moment = reference[y, x], np.float64(before[x]), start
+        pixel, on, off = first + x, row.on[x], row.off[x]
+        ref, then, moment = row.reference[x], np.float64(before[x]), start
         change = np.float64(now[x]) - then
         if rests:
-            moment = max(moment, release[y, x])
+            moment = max(moment, row.release[x])
         while moment < stop:
             crossing, polarity, level = np.inf, -1, ref
             if now[x] >= ref + on:
@@ -728,12 +746,12 @@ def _fire_noisy(
             if polarity >= 0:
                 share = (np.float64(level) - then) / change if change != 0.0 else 0.0
                 crossing = min(max(start + share * (stop - start), moment), stop)
-            while arrival[y, x] < min(crossing, stop):
-                came, number = arrival[y, x], arrivals[y, x] - 1
-                arrival[y, x] = came + _wait_us(pixel, number + 1, effects)
-                arrivals[y, x] = number + 2
+            while arrival[x] < min(crossing, stop):
+                came, number = arrival[x], arrivals[x] - 1
+                arrival[x] = came + _wait_us(pixel, number + 1, effects)
+                arrivals[x] = number + 2
                 value = np.float32(then + change * ((came - start) / (stop - start)))
-                light = min(np.exp(value - pixels.leak[y, x] * came), 1.0)
+                light = min(np.exp(value - row.leak[x] * came), 1.0)
                 chance = _uniform(effects.seed, _ACCEPT, pixel, number)
                 if came >= moment and chance < 1.0 - 0.75 * light:
                     coin = _uniform(effects.seed, _POLARITY, pixel, number)
@@ -749,10 +767,10 @@ def _fire_noisy(
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
-                _rest(step, x, moment, release, scratch)
+                _rest(step, x, moment, scratch)
                 if moment < stop:
                     ref = np.float32(then + change * ((moment - start) / (stop - start)))
-        reference[y, x] = ref
+        row.reference[x] = ref
     return count
 
 

@@ -24,7 +24,7 @@ _SHIFT, _ONE, _NEXT = np.uint64(T_SHIFT), np.uint32(1), np.uint64(1)
 def order_steps(words: U64, counts: I64, t_us: I64, ordered: U64, filled: int) -> bool:
     """Append a block's event words to ordered[:filled], all in order; tell whether that is done.
 
-    words   (K, N), each step's words in any order
+    words   (K + 1, N), each step's words in any order, and room for those of one step
     counts  int64 (K,), how many there are of each step
     t_us    int64 (K + 1), the ends of the steps; an event may lie on either
     filled  what is there already is not later than t_us[0]
@@ -33,7 +33,7 @@ def order_steps(words: U64, counts: I64, t_us: I64, ordered: U64, filled: int) -
     share a microsecond.
     """
     if int(t_us[-1] - t_us[0]) > LONGEST_US:
-        parts = [row[:count] for row, count in zip(words, counts, strict=True)]
+        parts = [row[:count] for row, count in zip(words[:-1], counts, strict=True)]
         np.concatenate(parts, out=ordered[filled : filled + int(counts.sum())])
         return False
     places = np.empty(int(np.diff(t_us).max()) + 1, np.uint32)
@@ -42,22 +42,30 @@ def order_steps(words: U64, counts: I64, t_us: I64, ordered: U64, filled: int) -
 
 @jit
 def _count_into(words: U64, counts: I64, t_us: I64, places: U32, ordered: U64, filled: int) -> bool:
-    """Put every word in place; `places` has room for every microsecond of a step."""
-    free = np.uint32(filled)
+    """Put every word in place; `places` has room for every microsecond of a step.
+
+    First within one row, which the caches hold, and from there on in one go: written one by one all
+    over memory that is new to the caches, words take three times as long.
+    """
+    start, row = max(filled, 1), words[len(counts)]
     for k in range(len(counts)):
-        start, length = np.uint64(t_us[k] << T_SHIFT), t_us[k + 1] - t_us[k] + 1
+        begin, length = np.uint64(t_us[k] << T_SHIFT), t_us[k + 1] - t_us[k] + 1
         for us in range(length):
             places[us] = 0
         for n in range(counts[k]):
-            places[(words[k, n] - start) >> _SHIFT] += _ONE
+            places[(words[k, n] - begin) >> _SHIFT] += _ONE
+        free, first = np.uint32(0), np.uint64(filled)
         for us in range(length):
             count, places[us] = places[us], free
             free += count
         for n in range(counts[k]):
-            moment = (words[k, n] - start) >> _SHIFT
-            ordered[places[moment]] = words[k, n]
+            moment = (words[k, n] - begin) >> _SHIFT
+            row[places[moment]] = words[k, n]
             places[moment] += _ONE
-    return bool(_insert(ordered, max(filled, 1), int(free)))
+        for n in range(np.uint64(counts[k])):
+            ordered[first + n] = row[n]
+        filled += counts[k]
+    return bool(_insert(ordered, start, filled))
 
 
 @jit_into
@@ -83,5 +91,5 @@ def _insert(words: U64, start: int, stop: int) -> bool:
 
 def compile_order() -> None:
     """Compile every kernel of this file, or load it from the cache."""
-    words, counts = np.zeros((1, 1), np.uint64), np.ones(1, np.int64)
+    words, counts = np.zeros((2, 1), np.uint64), np.ones(1, np.int64)
     order_steps(words, counts, np.array([0, 1]), np.empty(1, np.uint64), 0)

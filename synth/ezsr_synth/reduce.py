@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit, jit_into
+from ezsr_synth.lanes import PACKS
 from ezsr_synth.lookup import RUN, add_run
-from ezsr_synth.vector import PACKS, peek_scene, poke_row
+from ezsr_synth.vector import peek_scene, poke_row
 
 F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
@@ -24,7 +25,7 @@ _HALF = np.float32(0.5)
 _BEYOND = 2 * RUN
 """Values that follow a row, since so many are loaded at once; they never count."""
 
-COMPILED_IN = "c1645afe7063a691"
+COMPILED_IN = "57e5fef5c643f367"
 """As in `kernels.py`."""
 
 

@@ -21,16 +21,19 @@ _MOST_STEP = 3.9
 
 
 @jit_into
-def sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
-    """Look up sensor row y in the log picture, bilinearly; every point must lie inside."""
+def sample_row(log_picture: F32, warp: F64, y: int, width: int, row: F32) -> None:
+    """Look up sensor row y, of a width, in the log picture, bilinearly; it must lie inside.
+
+    row  float32, of the width or more
+    """
     steps = max(abs(warp[0, 0]), abs(warp[1, 0]))
     if warp[2, 0] == 0.0 and warp[2, 1] == 0.0 and warp[2, 2] == 1.0 and steps < _MOST_STEP:
-        _sample_affine(log_picture, warp, y, row)
+        _sample_affine(log_picture, warp, y, width, row)
         return
     stride = log_picture.shape[1]
     x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
     w0 = warp[2, 1] * y + warp[2, 2]
-    for x in range(row.shape[0]):
+    for x in range(width):
         w = warp[2, 0] * x + w0
         qx, qy = (warp[0, 0] * x + x0) / w, (warp[1, 0] * x + y0) / w
         i, j = np.int32(qx), np.int32(qy)
@@ -43,14 +46,14 @@ def sample_row(log_picture: F32, warp: F64, y: int, row: F32) -> None:
 
 
 @jit_into
-def _sample_affine(log_picture: F32, warp: F64, y: int, row: F32) -> None:
+def _sample_affine(log_picture: F32, warp: F64, y: int, width: int, row: F32) -> None:
     """Step through the picture in fixed point, 8 bits before the point and 24 behind it.
 
     Positions are relative to the picture pixel under the middle of 64 sensor pixels, so that a
     step's rounding adds up to at most 1e-6 px: far below that of float32 coordinates (3e-5 px at
     600 px, too much on steep edges), in half of float64's width.
     """
-    stride, width = log_picture.shape[1], row.shape[0]
+    stride = log_picture.shape[1]
     x0, y0 = warp[0, 1] * y + warp[0, 2], warp[1, 1] * y + warp[1, 2]
     step_x, step_y = np.int32(round(warp[0, 0] * _FIXED)), np.int32(round(warp[1, 0] * _FIXED))
     line = np.int32(stride)

@@ -15,12 +15,14 @@ from ezsr_synth.kernels import (
     T_SHIFT,
     U64,
     Effects,
+    Scratch,
     State,
     compile_kernels,
     fire_events,
     make_scratch,
     start_pixels,
 )
+from ezsr_synth.lanes import LANES
 from ezsr_synth.motion import Motion
 from ezsr_synth.order import compile_order, order_steps
 from ezsr_synth.readout import compile_readout, read_out, unpack
@@ -45,15 +47,22 @@ class _Room(threading.local):
     def __init__(self) -> None:
         self._block: U64 = np.empty(0, np.uint64)
         self._words: U64 = np.empty(0, np.uint64)
+        self._scratch: tuple[int, Scratch] | None = None
         self._size: SensorSize | None = None
         self._arrays: dict[tuple[str, int], npt.NDArray[Any]] = {}
 
-    def block(self, steps: int, room: int) -> U64:
-        """Return room for so many words, and more, of each step of a block, of any content."""
-        room = room // _PAGE * _PAGE + _PAGE + _APART
-        if len(self._block) < steps * room:
-            self._block = np.empty(steps * room, np.uint64)
-        return self._block[: steps * room].reshape(steps, room)
+    def block(self, rows: int, room: int) -> U64:
+        """Return rows with room for so many words, LANES and more, of any content."""
+        room = (room + LANES) // _PAGE * _PAGE + _PAGE + _APART
+        if len(self._block) < rows * room:
+            self._block = np.empty(rows * room, np.uint64)
+        return self._block[: rows * room].reshape(rows, room)
+
+    def scratch(self, width: int) -> Scratch:
+        """Return room for the work on rows of a width."""
+        if self._scratch is None or self._scratch[0] != width:
+            self._scratch = width, make_scratch(width)
+        return self._scratch[1]
 
     def words(self, filled: int, more: int) -> U64:
         """Return room for all words: the first `filled` as they are, and `more`."""
@@ -122,7 +131,7 @@ def _fire_until(
     The room for a step grows until all its words fit; but where a block has more than twice the
     cap, it is tried again with half its length, so that little is made only to be thrown away.
     """
-    pixels, effects, scratch = camera.pixels(size), camera.effects, make_scratch(size.width)
+    pixels, effects, scratch = camera.pixels(size), camera.effects, _ROOM.scratch(size.width)
     begun, ended = (_make_state(name, size, effects) for name in ("begun", "ended"))
     path = motion.warps, motion.t_us
     start_pixels(log_picture, path, pixels, camera.random_phase, effects, scratch, begun)
@@ -132,11 +141,11 @@ def _fire_until(
     while start < last and (max_events is None or ready <= max_events):
         stop = min(last, start + length)
         path = motion.warps[start : stop + 1], motion.t_us[start : stop + 1]
-        block, counts = _ROOM.block(stop - start, room), np.empty(stop - start, np.int64)
+        block, counts = _ROOM.block(stop - start + 1, room), np.empty(stop - start, np.int64)
         states = begun, ended
         fire_events(log_picture, path, pixels, effects, states, scratch, last_us, block, counts)
         count, most = int(counts.sum()), int(counts.max())
-        if most > block.shape[1]:
+        if most + LANES > block.shape[1]:
             if max_events is not None and count > 2 * max_events and stop > start + 1:
                 length = (stop - start) // 2
             else:

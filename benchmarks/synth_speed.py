@@ -13,8 +13,10 @@ PICTURES is a folder of JPEGs; without it the real sample is used where it is at
 - first_image_s: from the command to a finished shard of one picture, cache of kernels warm, cold
 - rss_mb_per_worker: most memory of a process that makes 640x480 samples, and its growth
 
-Ratios are of one thread's CPU time on one core, taken in turns on every picture, and the medians
-over pictures of the medians over rounds; what is said in seconds, and the workers, is wall time.
+The pipeline comes first, before other simulators put their libraries and hundreds of megabytes into
+the process. Ratios are of one thread's CPU time on one core, taken in turns on every picture, and
+the medians over pictures of the medians over rounds; what is said in seconds, and the workers, is
+wall time.
 """
 
 from __future__ import annotations
@@ -263,8 +265,8 @@ def main() -> None:
             print(f"{name}: not measured, {peer.missing}")
     chosen = [options.pictures / name for name in names[:: max(1, len(names) // options.number)]]
     with one_core():
-        kernels = {str(size): time_kernels(chosen, size, options.rounds) for size in SIZES}
         pipeline = time_pipeline(options.pictures, names, options.rounds)
+        kernels = {str(size): time_kernels(chosen, size, options.rounds) for size in SIZES}
     rates = time_workers(options.pictures, 3)
     memory = measure_memory(options.pictures)
     found: dict[str, Any] = {

@@ -22,7 +22,6 @@ from ezsr_synth.lanes import (
     least,
     list_marked,
     load,
-    load_bits,
     most,
     number_lanes,
     spread,
@@ -62,7 +61,6 @@ _STILL = np.float32(1e-3)
 # What a draw of chance is for: part of its name, besides sample, pixel and number.
 OFF, ON, _PHASE, _LEAK, _HOT, _HOT_RATE, _WAIT, _ACCEPT, _POLARITY = range(9)
 _LEAK_DECADES = 0.1  # spread of leak rates over pixels, as in v2e
-_RESTS, _NOISY = np.uint8(1), np.uint8(2)  # why a pixel is held
 _LEAST_THRESHOLD = np.float32(0.01)
 
 
@@ -158,27 +156,24 @@ class Scratch(NamedTuple):
 
     row       the row
     seen      float32, what it sees at a time step's start, and at its end
-    held      uint8, not 0 where a pixel rests, or has noise to come, and is not to be taken along
+    held      int64, of LANES pixels each, the bits of those that rest or are followed one by one
     active    the pixels that fire
     levels    float32, references after an event, of LANES of them
     ends      float64, us, when the rest after it ends, likewise
     marks     uint8, 1 where something is so
     listed    uint32, the places of marks
-    resting   uint32, the places of the first `rest_count[0]` pixels that rest, in any order
     noisy     uint32, the places of the first `noisy_count[0]` pixels where noise comes
     rows      float32, three rows of values half done
     """
 
     row: Row
     seen: tuple[F32, F32]
-    held: U8
+    held: I64
     active: Active
     levels: F32
     ends: F64
     marks: U8
     listed: U32
-    resting: U32
-    rest_count: I64
     noisy: U32
     noisy_count: I64
     rows: tuple[F32, F32, F32]
@@ -192,24 +187,20 @@ def make_scratch(width: int) -> Scratch:
     release, arrival = np.zeros((2, whole))
     arrivals = np.zeros(whole, np.int64)
     row = Row(reference, on, off, leak, light, filtered, release, arrival, arrivals)
-    held, marks = np.zeros((2, whole), np.uint8)
-    x, listed, resting, noisy = np.zeros((4, whole), np.uint32)
+    x, listed, noisy = np.zeros((3, whole), np.uint32)
     columns = np.zeros((4, whole), np.float32)
-    rest_count, noisy_count = np.zeros((2, 1), np.int64)
     rows = np.zeros((3, whole), np.float32)
     return Scratch(
         row=row,
         seen=(before, now),
-        held=held,
+        held=np.zeros(whole // LANES, np.int64),
         active=Active(x, *columns),
         levels=np.zeros(LANES, np.float32),
         ends=np.zeros(LANES),
-        marks=marks,
+        marks=np.zeros(whole, np.uint8),
         listed=listed,
-        resting=resting,
-        rest_count=rest_count,
         noisy=noisy,
-        noisy_count=noisy_count,
+        noisy_count=np.zeros(1, np.int64),
         rows=(rows[0], rows[1], rows[2]),
     )
 
@@ -445,12 +436,10 @@ def fire_events(
     before, now = scratch.seen
     for k in range(len(counts)):
         counts[k] = 0
-    for x in range(len(scratch.held)):
-        scratch.held[x] = 0
+    for n in range(len(scratch.held)):
+        scratch.held[n] = 0
     for y in range(height):
         _take_row(begun, pixels, effects, y, before, scratch.row)
-        if rests:
-            _list_resting(t_us[0], width, scratch)
         if noisy:
             _list_noisy(t_us[-1], width, scratch)
         for k in range(len(counts)):
@@ -462,7 +451,7 @@ def fire_events(
             if effects.leaks:
                 _leak_row(scratch.row.leak, step, now)
             if rests:
-                _end_rests(before, now, step, scratch)
+                _end_rests(before, now, width, step, scratch)
             came = _list_arrivals(step, scratch) if noisy else 0
             if came:
                 count = _fire_noisy(
@@ -470,7 +459,7 @@ def fire_events(
                 )
             active = _list_crossings(before, now, width, scratch)
             for n in range(came):
-                scratch.held[scratch.listed[n]] &= _RESTS
+                scratch.held[scratch.listed[n] // LANES] = 0
             while active:  # each pixel's first event, then the next of those that fire again
                 again = _fire_once(active, step, effects, scratch, words, count)
                 count += active
@@ -525,15 +514,6 @@ def _leak_row(leak: F32, step: Step, now: F32) -> None:
 
 
 @jit_into
-def _list_resting(start_us: int, width: int, scratch: Scratch) -> None:
-    """List and hold the pixels of a row that rest at a time sample."""
-    row, held = scratch.row, scratch.held
-    for x in range(width):
-        held[x] = row.release[x] >= start_us
-    scratch.rest_count[0] = list_marked(held, scratch.resting)
-
-
-@jit_into
 def _list_noisy(stop_us: int, width: int, scratch: Scratch) -> None:
     """List the pixels of a row where noise comes before the last time sample: mostly few."""
     row, count = scratch.row, 0
@@ -544,21 +524,19 @@ def _list_noisy(stop_us: int, width: int, scratch: Scratch) -> None:
 
 
 @jit_into
-def _end_rests(before: F32, now: F32, step: Step, scratch: Scratch) -> None:
-    """Where a rest ends in this time step, let the reference be what is seen then."""
+def _end_rests(before: F32, now: F32, width: int, step: Step, scratch: Scratch) -> None:
+    """Hold the pixels that rest throughout; where a rest ends, refer to what is seen then."""
     start, stop, row = float(step.start_us), float(step.stop_us), scratch.row
-    per_us, resting, left = 1.0 / (stop - start), scratch.resting, 0
-    for n in range(scratch.rest_count[0]):
-        x = resting[n]
-        release = row.release[x]
-        if release < stop:
-            passed = np.float32((release - start) * per_us)
-            row.reference[x] = before[x] + (now[x] - before[x]) * passed
-            scratch.held[x] = 0
-        else:
-            resting[left] = x
-            left += 1
-    scratch.rest_count[0] = left
+    per_us = 1.0 / (stop - start)
+    for first in range(0, width, LANES):
+        release = load(row.release, first)
+        ended = (release >= start) & (release < stop)
+        scratch.held[first // LANES] = to_bits(release >= stop)
+        if to_bits(ended):
+            then, passed = load(before, first), to_floats((release - start) * per_us)
+            seen = then + (load(now, first) - then) * passed
+            reference = choose(ended, seen, load(row.reference, first))
+            store(row.reference, first, reference)
 
 
 @jit_into
@@ -569,7 +547,7 @@ def _list_arrivals(step: Step, scratch: Scratch) -> int:
         x = scratch.noisy[n]
         if scratch.row.arrival[x] < step.stop_us:
             listed[count] = x
-            scratch.held[x] |= _NOISY
+            scratch.held[x // LANES] |= 1 << (x % LANES)
             count += 1
     return count
 
@@ -586,7 +564,7 @@ def _list_crossings(before: F32, now: F32, width: int, scratch: Scratch) -> int:
         seen, reference = load(now, first), load(row.reference, first)
         on, off = load(row.on, first), load(row.off, first)
         bits = to_bits((seen >= reference + on) | (seen <= reference - off))
-        bits &= ~load_bits(scratch.held, first)
+        bits &= ~scratch.held[first // LANES]
         if bits:
             store_marked(packed.x, count, number_lanes() + np.uint32(first), bits)
             store_marked(packed.before, count, load(before, first), bits)
@@ -625,7 +603,7 @@ def _fire_once(
         level, up = load(pixels.reference, first) + toward, toward > _ZERO
         passed, awake = _time_crossings(before, now, level, length), spread(True)
         if effects.refractory_us > 0:
-            passed = _rest_lanes(first, active, passed, step, effects.refractory_us, scratch)
+            passed = _rest_lanes(first, passed, step, effects.refractory_us, scratch)
             rested = passed + effects.refractory_us
             level = _see_between(before, now, least(rested, spread(length)) / length)
             awake = rested < length
@@ -679,35 +657,20 @@ def _set_references(first: int, level: Any, scratch: Scratch) -> None:
 
 
 @jit_into
-def _rest_lanes(
-    first: int, active: int, passed: Any, step: Step, rest_us: float, scratch: Scratch
-) -> Any:
+def _rest_lanes(first: int, passed: Any, step: Step, rest_us: float, scratch: Scratch) -> Any:
     """Let pixels fire no sooner than their rest ends, and rest from then on; return when they fire.
 
     In us from the step's start, as `passed` is.
     """
-    start, stop, row, ends = float(step.start_us), float(step.stop_us), scratch.row, scratch.ends
-    resting, count = scratch.resting, scratch.rest_count[0]
+    start, release, ends = float(step.start_us), scratch.row.release, scratch.ends
+    x = scratch.active.x
     for n in range(LANES):
-        ends[n] = row.release[scratch.active.x[first + n]]
+        ends[n] = release[x[first + n]]
     passed = most(passed, load(ends, 0) - start)
     store(ends, 0, (passed + rest_us) + start)
-    for n in range(LANES):  # without a branch, as nobody can guess which rest for longer
-        x, longer = scratch.active.x[first + n], (ends[n] >= stop) & (first + n < active)
-        row.release[x], resting[count] = ends[n], x
-        scratch.held[x] |= np.uint8(longer)
-        count += int(longer)
-    scratch.rest_count[0] = count
+    for n in range(LANES):
+        release[x[first + n]] = ends[n]
     return passed
-
-
-@jit_into
-def _rest(step: Step, x: int, until_us: float, scratch: Scratch) -> None:
-    scratch.row.release[x] = until_us
-    if until_us >= step.stop_us:
-        scratch.held[x] |= _RESTS
-        scratch.resting[scratch.rest_count[0]] = x
-        scratch.rest_count[0] += 1
 
 
 @jit
@@ -767,7 +730,7 @@ def _fire_noisy(
             count += 1
             if rests:
                 moment = crossing + effects.refractory_us
-                _rest(step, x, moment, scratch)
+                row.release[x] = moment
                 if moment < stop:
                     ref = np.float32(then + change * ((moment - start) / (stop - start)))
         row.reference[x] = ref

@@ -11,7 +11,7 @@ from test_kernels import random_case
 
 from ezsr_shards.errors import ConfigError
 from ezsr_shards.events import EventStream
-from ezsr_synth import kernels
+from ezsr_synth import chance, photoreceptor
 from ezsr_synth.camera import Camera, draw_camera
 from ezsr_synth.config import CameraConfig, MotionConfig, SensorSize, SynthConfig
 from ezsr_synth.kernels import compile_kernels
@@ -107,7 +107,7 @@ def test_draws_of_chance_are_even_and_apart() -> None:
     """Seeds, purposes, pixels and numbers that follow one another must not show."""
     draws = np.array(
         [
-            [kernels._uniform(np.uint64(seed), purpose, pixel, n) for n in range(4)]
+            [chance.uniform(np.uint64(seed), purpose, pixel, n) for n in range(4)]
             for seed in range(4)
             for purpose in range(9)
             for pixel in range(500)
@@ -255,7 +255,7 @@ def test_the_photoreceptor_agrees_with_small_steps(bandwidth_hz: float) -> None:
     light, filtered = seen[0].copy(), seen[0].copy()
     room = tuple(np.empty(12, np.float32) for _ in range(3))
     for row, step_us in zip(seen[1:], np.diff(t_us), strict=True):
-        kernels.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, row, room)
+        photoreceptor.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, row, room)
         assert np.array_equal(filtered, row)
     for x in range(12):
         twin = reference.photoreceptor(t_us, values[:, x], bandwidth_hz, 300)
@@ -272,7 +272,7 @@ def test_a_photoreceptor_takes_its_time_constant() -> None:
         for step_us in (1, round(constant_us)):
             seen = now.copy()
             room = tuple(np.empty(1, np.float32) for _ in range(3))
-            kernels.filter_row(2e-4 * np.pi * step_us, before, filtered, seen, room)
+            photoreceptor.filter_row(2e-4 * np.pi * step_us, before, filtered, seen, room)
         assert abs((seen[0] - np.log(light)) / -1e-3 - np.exp(-1)) < 0.01
 
 

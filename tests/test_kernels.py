@@ -13,9 +13,10 @@ import reference
 from ezsr_synth import lanes
 from ezsr_synth.camera import Camera
 from ezsr_synth.config import MotionConfig, SensorSize
-from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT, _exp_parts
+from ezsr_synth.kernels import T_SHIFT, X_SHIFT, Y_SHIFT
 from ezsr_synth.lanes import list_marked
 from ezsr_synth.motion import Motion, draw_motion
+from ezsr_synth.photoreceptor import exp_parts
 from ezsr_synth.readout import unpack
 from ezsr_synth.rows import sample_row
 from ezsr_synth.simulate import _Room, simulate
@@ -311,4 +312,4 @@ def test_the_exponential_is_that_of_numpy() -> None:
 
 @numba.njit
 def parts(x: np.float32) -> tuple[float, float]:
-    return _exp_parts(x)
+    return exp_parts(x)

@@ -170,7 +170,7 @@ def test_what_numba_is_forbidden_is_not_asked_for(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("module", [kernels, reduce])
 def test_cached_kernels_know_what_is_compiled_into_them(module: ModuleType) -> None:
     folder = Path(kernels.__file__).parent
-    names = ("jit", "lanes", "lookup", "rows", "vector")
+    names = ("chance", "jit", "lanes", "lookup", "photoreceptor", "rows", "vector")
     sources = b"".join((folder / f"{name}.py").read_bytes() for name in names)
     digest = hashlib.sha256(sources).hexdigest()[:16]
     assert digest == module.COMPILED_IN, "put the digest there, so that no cached code is used"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ezsr_synth.chance import normal, uniform
 from ezsr_synth.jit import jit, jit_into
 from ezsr_synth.lanes import (
     LANES,
@@ -33,6 +34,7 @@ from ezsr_synth.lanes import (
     to_longs,
     to_words,
 )
+from ezsr_synth.photoreceptor import exp, filter_row
 from ezsr_synth.rows import sample_row
 
 F32 = npt.NDArray[np.float32]
@@ -42,21 +44,16 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "57e5fef5c643f367"
-"""Of `jit.py`, `lanes.py`, `lookup.py`, `rows.py` and `vector.py`, all compiled in: Numba's cache
-sees changes of this file alone, and a test sees to it that this changes with them."""
+COMPILED_IN = "9f4df66b0ac58dec"
+"""Of the files that are compiled in, `chance.py`, `jit.py`, `lanes.py`, `lookup.py`,
+`photoreceptor.py`, `rows.py` and `vector.py`: Numba's cache sees changes of this file alone, and a
+test sees to it that this changes with them."""
 
 T_SHIFT, Y_SHIFT, X_SHIFT = 27, 14, 1
 """An event is one word: t (us), y, x, p from the highest bit to the lowest, so that words in order
 are events in order of (t, y, x), OFF before ON where all are equal. Sides have at most 2^13 px."""
 
-_TAU = 2.0 * np.pi
-_DARK = np.float32(20.0 / 255.0)
-"""Light, as a share of white, at which a photoreceptor is at half of its lowest speed: its dark
-current, in v2e's words the 20 of 255 digital numbers that are added to the intensity."""
-
-_ZERO, _HALF, _ONE, _TWO = (np.float32(n) for n in (0.0, 0.5, 1.0, 2.0))
-_STILL = np.float32(1e-3)
+_TAU, _ZERO = 2.0 * np.pi, np.float32(0.0)
 
 # What a draw of chance is for: part of its name, besides sample, pixel and number.
 OFF, ON, _PHASE, _LEAK, _HOT, _HOT_RATE, _WAIT, _ACCEPT, _POLARITY = range(9)
@@ -205,81 +202,18 @@ def make_scratch(width: int) -> Scratch:
     )
 
 
-@jit_into
-def _exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
-    """Return s and q of e^x = s (1 + q), |x| < 87: s = 2^n, and q = 2^f - 1 with |f| <= 1/2.
-
-    Without a branch, and without loss where e^x is near 1. The polynomial is Taylor's of 2^f, which
-    ends below float32's rounding.
-    """
-    exponent = x * np.float32(1.44269504)
-    n = np.floor(exponent + _HALF)
-    f = exponent - n
-    q = f * np.float32(1.54035304e-04) + np.float32(1.33335581e-03)
-    q = q * f + np.float32(9.61812911e-03)
-    q = q * f + np.float32(5.55041087e-02)
-    q = q * f + np.float32(2.40226507e-01)
-    q = q * f + np.float32(6.93147181e-01)
-    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return scale, q * f
-
-
-@jit_into
-def _exp(x: np.float32) -> np.float32:
-    scale, rest = _exp_parts(x)
-    return np.float32(scale + scale * rest)
-
-
-@jit_into
-def _mix(h: np.uint64) -> np.uint64:
-    """Scramble 64 bits (the finaliser of SplitMix64, Steele et al. 2014)."""
-    h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return h ^ (h >> np.uint64(31))
-
-
-@jit_into
-def _draw(seed: np.uint64, purpose: int, pixel: int, n: int) -> np.uint64:
-    """Return 64 bits, the n-th draw of a purpose and pixel: a hash, so no order matters."""
-    h = _mix(seed + np.uint64(purpose + 1) * np.uint64(0x9E3779B97F4A7C15))
-    h = _mix(h + np.uint64(pixel) * np.uint64(0x9E3779B97F4A7C15))
-    return _mix(h + np.uint64(n) * np.uint64(0x9E3779B97F4A7C15))
-
-
-@jit_into
-def _uniform(seed: np.uint64, purpose: int, pixel: int, n: int) -> float:
-    """Return a draw as a number in (0, 1)."""
-    return (np.float64(_draw(seed, purpose, pixel, n) >> np.uint64(11)) + 0.5) * 2.0**-53
-
-
-@jit_into
-def _normal(seed: np.uint64, purpose: int, pixel: int) -> np.float32:
-    """Return a draw of mean 0 and variance 1, normal to within 0.2% of its distribution.
-
-    The sum of twelve uniform draws less 6 (Irwin 1927, Hall 1927): unlike a logarithm it is
-    made of whole numbers alone. Nothing is farther out than 6.
-    """
-    total = np.uint64(0)
-    low = np.uint64(0xFFFF)
-    for n in range(3):
-        h = _draw(seed, purpose, pixel, n)
-        total += (h & low) + ((h >> np.uint64(16)) & low)
-        total += ((h >> np.uint64(32)) & low) + (h >> np.uint64(48))
-    return np.float32(np.int32(np.int64(total)) - np.int32(6 * 65536 - 6)) * np.float32(2.0**-16)
-
-
 @jit
 def spread_thresholds(
     threshold: float, mismatch: float, polarity: int, seed: np.uint64, out: F32
 ) -> None:
     """Give every pixel its threshold, spread normally by `mismatch` times the threshold."""
     height, width = out.shape
-    nominal, spread = np.float32(threshold), np.float32(threshold * mismatch)
+    nominal, deviation = np.float32(threshold), np.float32(threshold * mismatch)
     for y in range(height):
         for x in range(width):
             own = nominal
             if mismatch > 0:
-                own = nominal + spread * _normal(seed, polarity, y * width + x)
+                own = nominal + deviation * normal(seed, polarity, y * width + x)
             out[y, x] = max(own, _LEAST_THRESHOLD)
 
 
@@ -304,13 +238,13 @@ def spread_leaks(
     marks, listed = scratch.marks, scratch.listed
     for y in range(height):
         for x in range(width):
-            spread = _exp(decades * _normal(seed, _LEAK, y * width + x))
-            out[y, x] = nominal * spread * on[y, x]
+            own = exp(decades * normal(seed, _LEAK, y * width + x))
+            out[y, x] = nominal * own * on[y, x]
         for x in range(width if share > 0 else 0):
-            marks[x] = _uniform(seed, _HOT, y * width + x, 0) < share
+            marks[x] = uniform(seed, _HOT, y * width + x, 0) < share
         for n in range(list_marked(marks, listed)):
             x = listed[n]
-            chance = _uniform(seed, _HOT_RATE, y * width + x, 0)
+            chance = uniform(seed, _HOT_RATE, y * width + x, 0)
             rate_hz = least_hz * (most_hz / least_hz) ** chance
             out[y, x] = np.float32(rate_hz * 1e-6) * on[y, x]
 
@@ -348,13 +282,13 @@ def start_pixels(
         if noisy:
             for x in range(width):  # it comes when all is over, but where it comes in time
                 state.arrival[y, x], state.arrivals[y, x] = np.inf, 1
-                marks[x] = _uniform(effects.seed, _WAIT, y * width + x, 0) > never
+                marks[x] = uniform(effects.seed, _WAIT, y * width + x, 0) > never
             for n in range(list_marked(marks, listed)):
                 pixel = y * width + listed[n]
                 state.arrival[y, listed[n]] = _wait_us(pixel, 0, effects)
         for x in range(width if random_phase else 0):
             on, off, now = pixels.on[y, x], pixels.off[y, x], seen[x]
-            share = np.float32(_uniform(effects.seed, _PHASE, y * width + x, 0))
+            share = np.float32(uniform(effects.seed, _PHASE, y * width + x, 0))
             reference = now + (off - share * (on + off))
             inside = (reference - off < now) & (now < reference + on)
             state.reference[y, x] = reference if inside else now  # rounded onto a level
@@ -363,48 +297,8 @@ def start_pixels(
 @jit
 def _wait_us(pixel: int, number: int, effects: Effects) -> float:
     """Draw the wait for the next event of a Poisson process at the rate of a black pixel."""
-    chance = _uniform(effects.seed, _WAIT, pixel, number)
+    chance = uniform(effects.seed, _WAIT, pixel, number)
     return float(-np.log(chance) / effects.shot_noise_hz * 1e6)
-
-
-@jit_into
-def filter_row(
-    radians: float, light: F32, filtered: F32, row: F32, room: tuple[F32, F32, F32]
-) -> None:
-    """Pass a row through each pixel's photoreceptor, a low-pass of first order, for one time step.
-
-    radians   how far a white pixel's cut-off frequency turns in the step: 2 pi f T
-    light     log intensity before the step; becomes that of now
-    filtered  what the photoreceptor gave before the step; becomes what it gives now
-    row       log intensity now; becomes what the photoreceptor gives now
-    room      three rows for what is half done: in one loop, each pixel would wait for itself
-
-    The cut-off frequency is proportional to the light, dark current included. Solved for light
-    whose logarithm is linear in time: with S(t) the integral of the speed and z the whole of it,
-
-        out' = now - (now - before) lag - (before - out) exp(-z),  lag = mean of exp(S(t) - z),
-
-    to the first order in how much the speed changes within the step.
-    """
-    white = np.float32(radians) / (_ONE + _DARK)
-    turned, scales, rests = room
-    for x in range(row.shape[0]):
-        turned[x] = white * (_exp(_HALF * (light[x] + row[x])) + _DARK)
-    for x in range(row.shape[0]):
-        scales[x], rests[x] = _exp_parts(-min(turned[x], np.float32(80.0)))
-    for x in range(row.shape[0]):
-        before, out, now, z = light[x], filtered[x], row[x], turned[x]
-        scale, rest = scales[x], rests[x]
-        kept, inverse = scale + scale * rest, _ONE / z
-        lag = ((_ONE - scale) - scale * rest) * inverse
-        first = (lag - kept) * inverse
-        second = (_TWO * first - kept) * inverse
-        change = _HALF * (now - before) * (z - white * _DARK)
-        change = change if z > _STILL else _ZERO  # too little to matter, and all rounding
-        lag -= change * (first - second)
-        row[x] = now - (now - before) * lag + (out - before) * kept
-        filtered[x] = row[x]
-        light[x] = now
 
 
 @jit
@@ -715,9 +609,9 @@ def _fire_noisy(
                 arrivals[x] = number + 2
                 value = np.float32(then + change * ((came - start) / (stop - start)))
                 light = min(np.exp(value - row.leak[x] * came), 1.0)
-                chance = _uniform(effects.seed, _ACCEPT, pixel, number)
+                chance = uniform(effects.seed, _ACCEPT, pixel, number)
                 if came >= moment and chance < 1.0 - 0.75 * light:
-                    coin = _uniform(effects.seed, _POLARITY, pixel, number)
+                    coin = uniform(effects.seed, _POLARITY, pixel, number)
                     polarity, crossing, level = int(coin < 0.5), came, value
                     break
             if polarity < 0:

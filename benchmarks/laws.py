@@ -29,7 +29,8 @@ _MOST: dict[Measure, float] = {"error": 1.0, "distance": 2.0}
 def fit_runs(rows: list[dict[str, Any]], draws: int = _DRAWS) -> dict[str, Any]:
     """Return all laws of runs, as JSON keeps them; ConfigError where none can be fitted.
 
-    `draws` bootstraps stand beside the profile intervals. Cells near guessing are left out.
+    `draws` bootstraps stand beside the profile intervals, or none. Cells near guessing are left
+    out.
     """
     cells = read_cells(rows)
     chance = rows[0].get("chance")
@@ -73,7 +74,7 @@ def fit_series(series: Series, measure: Measure, draws: int = _DRAWS) -> dict[st
         "why": why,
         "fits": {name: asdict(one) if one else None for name, one in laws.items()},
         "bootstrap": {
-            name: bootstrap(series, measure, one, draws) if one else None
+            name: bootstrap(series, measure, one, draws) if one and draws else None
             for name, one in laws.items()
         },
         "held out": held_out,

@@ -205,14 +205,14 @@ def hold(rows: Sequence[Row], folders: Sequence[Path]) -> None:
     from laws import fit_runs
 
     further = list(read_rows(folders).values())
-    say(write_held_table(hold_against(fit_runs(rows), rows, further)))
+    say(write_held_table(hold_against(fit_runs(rows, draws=0), rows, further)))
 
 
 def predict_error(rows: Sequence[Row], pairs: int) -> None:
     """Print what accuracy so many pairs would give; raise ConfigError beyond 10x the data."""
     from laws import fit_runs, predict
 
-    found = predict(fit_runs(rows), pairs)
+    found = predict(fit_runs(rows, draws=0), pairs)
     say(str(found["sentence"]))
 
 

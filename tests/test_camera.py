@@ -250,14 +250,14 @@ def test_start_phases_are_even_within_the_thresholds() -> None:
 def test_the_photoreceptor_agrees_with_small_steps(bandwidth_hz: float) -> None:
     rng = np.random.default_rng(int(bandwidth_hz))
     t_us = np.concatenate([[0], np.cumsum(rng.integers(100, 2000, 40))])
-    values = np.cumsum(rng.normal(0, 0.1, (41, 12)), axis=0).clip(-3, 0.2) - 0.2
+    values = np.cumsum(rng.normal(0, 0.1, (41, 16)), axis=0).clip(-3, 0.2) - 0.2
     seen = values.astype(np.float32)
     light, filtered = seen[0].copy(), seen[0].copy()
-    room = tuple(np.empty(12, np.float32) for _ in range(3))
+    room = tuple(np.empty(16, np.float32) for _ in range(3))
     for row, step_us in zip(seen[1:], np.diff(t_us), strict=True):
         photoreceptor.filter_row(2e-6 * np.pi * bandwidth_hz * step_us, light, filtered, row, room)
         assert np.array_equal(filtered, row)
-    for x in range(12):
+    for x in range(16):
         twin = reference.photoreceptor(t_us, values[:, x], bandwidth_hz, 300)
         assert np.abs(seen[:, x] - twin).max() < 5e-4  # of 3 log units: the speed's curvature
     assert np.array_equal(light, values[-1].astype(np.float32))
@@ -267,11 +267,11 @@ def test_a_photoreceptor_takes_its_time_constant() -> None:
     """It has gone 1 - 1/e of a step of light after 1 / (2 pi f), and is slower in the dark."""
     for light, slower in ((1.0, 1.0), (1e-6, (1 + 20 / 255) / (20 / 255))):
         constant_us = 1e6 / (2 * np.pi * 100) * slower
-        before, now = (np.array([np.log(light) + off], np.float32) for off in (-1e-3, 0))
+        before, now = (np.full(16, np.log(light) + off, np.float32) for off in (-1e-3, 0))
         filtered = before.copy()
         for step_us in (1, round(constant_us)):
             seen = now.copy()
-            room = tuple(np.empty(1, np.float32) for _ in range(3))
+            room = tuple(np.empty(16, np.float32) for _ in range(3))
             photoreceptor.filter_row(2e-4 * np.pi * step_us, before, filtered, seen, room)
         assert abs((seen[0] - np.log(light)) / -1e-3 - np.exp(-1)) < 0.01
 

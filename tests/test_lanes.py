@@ -162,3 +162,13 @@ def test_lanes_are_picked_by_number() -> None:
         wanted, found = rng.integers(0, 2 * LANES, LANES, np.int32), np.zeros(LANES, np.float32)
         pick(pair, wanted, found)
         assert np.array_equal(found, pair[wanted])
+
+
+def test_numbers_and_lanes_are_rounded_down_and_raise_two() -> None:
+    x = np.linspace(-60, 60, 16 * LANES).astype(np.float32)
+    assert np.array_equal(apply(lambda x: lanes.floor(x), x, out=np.float32), np.floor(x))
+    power = np.floor(x)
+    raised = apply(lambda x: lanes.raise_two(x), power, out=np.float32)
+    assert np.array_equal(raised, np.exp2(power))
+    one = numba.njit(lambda x: lanes.raise_two(lanes.floor(x)))
+    assert [one(value) for value in x] == np.exp2(power).tolist()

@@ -44,7 +44,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "9f4df66b0ac58dec"
+COMPILED_IN = "44a64b6a5de553b0"
 """Of the files that are compiled in, `chance.py`, `jit.py`, `lanes.py`, `lookup.py`,
 `photoreceptor.py`, `rows.py` and `vector.py`: Numba's cache sees changes of this file alone, and a
 test sees to it that this changes with them."""

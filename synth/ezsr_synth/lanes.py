@@ -365,6 +365,38 @@ def _convert(result: Lanes, **ways: str) -> Callable[..., Any]:
     return convert
 
 
+def _floor(typing: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = values[0].type
+        name = "llvm.floor.f32" if value == types.float32 else f"llvm.floor.v{LANES}f32"
+        return builder.call(declare(builder.module, ir.FunctionType(kind, [kind]), name), values)
+
+    return value(value), generate
+
+
+@compiles_to(_floor)
+def floor(value: Any) -> Any:
+    """Return a float32 number, or lanes of them, rounded down."""
+    return np.floor(value)
+
+
+def _raise_two(typing: Any, power: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        single = power == types.float32
+        whole = _WORD if single else _REGISTERS[INTS]
+        bias, place = (whole(n if single else [n] * LANES) for n in (127, 23))
+        exponent = builder.add(builder.fptosi(values[0], whole), bias)
+        return builder.bitcast(builder.shl(exponent, place), values[0].type)
+
+    return power(power), generate
+
+
+@compiles_to(_raise_two)
+def raise_two(power: Any) -> Any:
+    """Return 2 to a whole power from -126 to 127, a float32 number, or lanes of them."""
+    return np.ldexp(np.float32(1), np.int32(power))
+
+
 @compiles_to(_convert(FLOATS, float64="fptrunc", int32="sitofp"))
 def to_floats(lanes: Any) -> Any:
     """Return float64 or int32 lanes as float32."""

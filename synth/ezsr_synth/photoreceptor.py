@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from ezsr_synth.jit import jit_into
+from ezsr_synth.lanes import LANES, choose, floor, least, load, raise_two, spread, store
 
 F32 = npt.NDArray[np.float32]
 
@@ -14,33 +17,32 @@ _DARK = np.float32(20.0 / 255.0)
 current, in v2e's words the 20 of 255 digital numbers that are added to the intensity."""
 
 _ZERO, _HALF, _ONE, _TWO = (np.float32(n) for n in (0.0, 0.5, 1.0, 2.0))
-_STILL = np.float32(1e-3)
+_STILL, _MOST = np.float32(1e-3), np.float32(80.0)
 
 
 @jit_into
-def exp_parts(x: np.float32) -> tuple[np.float32, np.float32]:
+def exp_parts(x: Any) -> tuple[Any, Any]:
     """Return s and q of e^x = s (1 + q), |x| < 87: s = 2^n, and q = 2^f - 1 with |f| <= 1/2.
 
-    Without a branch, and without loss where e^x is near 1. The polynomial is Taylor's of 2^f, which
-    ends below float32's rounding.
+    Of a float32 number, or of lanes; without loss where e^x is near 1. The polynomial is Taylor's
+    of 2^f, which ends below float32's rounding.
     """
     exponent = x * np.float32(1.44269504)
-    n = np.floor(exponent + _HALF)
+    n = floor(exponent + _HALF)
     f = exponent - n
     q = f * np.float32(1.54035304e-04) + np.float32(1.33335581e-03)
     q = q * f + np.float32(9.61812911e-03)
     q = q * f + np.float32(5.55041087e-02)
     q = q * f + np.float32(2.40226507e-01)
     q = q * f + np.float32(6.93147181e-01)
-    scale = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return scale, q * f
+    return raise_two(n), q * f
 
 
 @jit_into
-def exp(x: np.float32) -> np.float32:
-    """Return e^x, |x| < 87, without a branch."""
+def exp(x: Any) -> Any:
+    """Return e^x, |x| < 87, of a float32 number, or of lanes."""
     scale, rest = exp_parts(x)
-    return np.float32(scale + scale * rest)
+    return scale + scale * rest
 
 
 @jit_into
@@ -53,7 +55,10 @@ def filter_row(
     light     log intensity before the step; becomes that of now
     filtered  what the photoreceptor gave before the step; becomes what it gives now
     row       log intensity now; becomes what the photoreceptor gives now
-    room      three rows for what is half done: in one loop, each pixel would wait for itself
+    room      three rows for what is half done: in one loop, a pixel's long chain of operations
+              would be waited for
+
+    All are a whole number of LANES long.
 
     The cut-off frequency is proportional to the light, dark current included. Solved for light
     whose logarithm is linear in time: with S(t) the integral of the speed and z the whole of it,
@@ -64,20 +69,24 @@ def filter_row(
     """
     white = np.float32(radians) / (_ONE + _DARK)
     turned, scales, rests = room
-    for x in range(row.shape[0]):
-        turned[x] = white * (exp(_HALF * (light[x] + row[x])) + _DARK)
-    for x in range(row.shape[0]):
-        scales[x], rests[x] = exp_parts(-min(turned[x], np.float32(80.0)))
-    for x in range(row.shape[0]):
-        before, out, now, z = light[x], filtered[x], row[x], turned[x]
-        scale, rest = scales[x], rests[x]
+    for n in range(0, len(row), LANES):
+        light_now = exp(_HALF * (load(light, n) + load(row, n)))
+        store(turned, n, white * (light_now + _DARK))
+    for n in range(0, len(row), LANES):
+        scale, rest = exp_parts(_ZERO - least(load(turned, n), spread(_MOST)))
+        store(scales, n, scale)
+        store(rests, n, rest)
+    for n in range(0, len(row), LANES):
+        before, out, now = load(light, n), load(filtered, n), load(row, n)
+        z, scale, rest = load(turned, n), load(scales, n), load(rests, n)
         kept, inverse = scale + scale * rest, _ONE / z
         lag = ((_ONE - scale) - scale * rest) * inverse
         first = (lag - kept) * inverse
         second = (_TWO * first - kept) * inverse
         change = _HALF * (now - before) * (z - white * _DARK)
-        change = change if z > _STILL else _ZERO  # too little to matter, and all rounding
-        lag -= change * (first - second)
-        row[x] = now - (now - before) * lag + (out - before) * kept
-        filtered[x] = row[x]
-        light[x] = now
+        change = choose(z > _STILL, change, spread(_ZERO))  # too little to matter, and all rounding
+        lag = lag - change * (first - second)
+        seen = now - (now - before) * lag + (out - before) * kept
+        store(row, n, seen)
+        store(filtered, n, seen)
+        store(light, n, now)

@@ -18,6 +18,7 @@ from ezsr_synth.camera import Camera
 from ezsr_synth.config import SensorSize
 from ezsr_synth.families import similarity
 from ezsr_synth.kernels import fire_events, make_scratch, start_pixels
+from ezsr_synth.lanes import LANES
 from ezsr_synth.motion import Motion
 
 _PAGE, _NOTHING = mmap.PAGESIZE, 0  # PROT_NONE
@@ -66,14 +67,17 @@ def tight_case(seed: int) -> tuple[npt.NDArray[np.float32], Motion, Camera, Sens
     return rng.normal(-1, 1, (height, width)).astype(np.float32), motion, camera, size
 
 
-def count_events(seed: int, flush_right: bool | None) -> list[int]:
-    """Return the number of events of each time step of a case, by kernels on guarded arrays."""
+def count_events(seed: int, flush_right: bool | None, room: int = 10**5) -> list[int]:
+    """Return the number of events of each time step of a case, by kernels on guarded arrays.
+
+    room  words for each time step, more than there are or not
+    """
     log_picture, motion, camera, size = tight_case(seed)
     simulation._require_inside(log_picture, motion, size)
     effects, steps = camera.effects, len(motion.t_us) - 1
     pixels, path = camera.pixels(size), (motion.warps, motion.t_us)
     states = tuple(simulation._make_state(name, size, effects) for name in ("a", "b"))
-    words = np.zeros((steps, 50 * size.width * size.height), np.uint64)
+    words = np.zeros((steps, room), np.uint64)
     counts = np.zeros(steps, np.int64)
     given = (log_picture, path, pixels, states, make_scratch(size.width), words, counts)
     if flush_right is not None:
@@ -86,11 +90,16 @@ def count_events(seed: int, flush_right: bool | None) -> list[int]:
 
 
 def run_guarded(cases: int) -> int:
-    """Run cases with every array flush left, then flush right; return how many events they made."""
+    """Run cases with every array flush left and flush right; return how many events they made.
+
+    With room for all events of a step, and for fewer, when they are counted only.
+    """
     made = 0
     for seed in range(cases):
         expected = count_events(seed, None)
-        assert [count_events(seed, side) for side in (False, True)] == 2 * [expected]
+        most = max(expected)
+        for room in (1, LANES, most + LANES - 1, most + LANES, 10**5):
+            assert [count_events(seed, side, room) for side in (False, True)] == 2 * [expected]
         made += sum(expected)
         _KEPT.clear()
     return made

@@ -246,6 +246,20 @@ def test_start_phases_are_even_within_the_thresholds() -> None:
     assert len(none) == 10**4, "0.25 passes one threshold of 0.2 everywhere"
 
 
+def test_a_pixel_whose_rest_ends_with_a_step_rests_in_all_of_it() -> None:
+    """On slopes without rounding: fires after 500 us, rests for 1500, and begins anew."""
+    size, steps = SensorSize(16, 16), np.arange(6)
+    ramp = np.tile(np.arange(24, dtype=np.float32) * 0.5 - 12, (20, 1))
+    warps = np.tile(np.eye(3), (6, 1, 1))
+    warps[:, 0, 2] = 1 + steps
+    warps[:, 1, 2] = 1
+    stream = simulate(
+        ramp, Motion(warps, 1000 * steps, {}), Camera(0.25, 0.25, refractory_us=1500.0), size
+    )
+    assert np.unique(stream.t).tolist() == [500, 2500, 4500]
+    assert len(stream) == 3 * 256
+
+
 @pytest.mark.parametrize("bandwidth_hz", [3.0, 50.0, 500.0])
 def test_the_photoreceptor_agrees_with_small_steps(bandwidth_hz: float) -> None:
     rng = np.random.default_rng(int(bandwidth_hz))

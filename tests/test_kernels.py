@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numba
@@ -143,6 +144,26 @@ def test_small_buffers_do_not_change_the_events(seed: int, monkeypatch: pytest.M
     tight = simulate(log_picture, motion, camera, size)
     assert np.array_equal(roomy.t, tight.t)
     assert np.array_equal(roomy.x, tight.x)
+
+
+def test_nothing_is_left_of_the_camera_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room that is used again may hold anything, but for what lies beyond a row."""
+    for seed in range(60):
+        log_picture, motion, camera, size = random_case(seed)
+        effects = {"refractory_us": 3000.0 * (seed % 2), "shot_noise_hz": 50.0 * (seed // 2 % 2)}
+        effects |= {"leak_hz": 5.0 * (seed // 4 % 2), "bandwidth_hz": 200.0 * (seed // 8 % 2)}
+        camera = replace(camera, **effects, seed=seed)
+        room, width = _Room(), size.width
+        monkeypatch.setattr("ezsr_synth.simulate._ROOM", room)
+        fresh, scratch = simulate(log_picture, motion, camera, size), room.scratch(width)
+        for values in (*scratch.row, *scratch.seen):
+            values[:width] = -7 if values.dtype == np.int64 else np.nan
+        scratch.held[:], scratch.marks[:width] = -1, 1
+        scratch.listed[:], scratch.noisy[:], scratch.noisy_count[:] = 2**31, 2**31, 99
+        scratch.levels[:], scratch.ends[:], scratch.row.release[-1] = np.nan, np.nan, 1e300
+        again = simulate(log_picture, motion, camera, size)
+        for name in "xytp":
+            assert np.array_equal(getattr(fresh, name), getattr(again, name))
 
 
 def test_a_capped_simulation_keeps_its_memory_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

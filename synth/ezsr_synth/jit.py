@@ -3,8 +3,8 @@
 Once, cached on disk, without the interpreter lock, and without `fastmath`, so that neither vector
 width nor block size can change a result. Kernels make no arrays (`_nrt`): Numba then need not count
 who holds them, by atomic instructions in the midst of a row, nor compile code for it. Its cache
-follows a kernel's own file alone: kernels that call one another are in one file, or in two whose
-digest is in it (`kernels.COMPILED_IN`).
+follows a kernel's own file alone: kernels that call one another are in one file, or the
+digest of the others is in it (`kernels.COMPILED_IN`).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "44a64b6a5de553b0"
+COMPILED_IN = "15af60ea81d54361"
 """Of the files that are compiled in, `chance.py`, `jit.py`, `lanes.py`, `lookup.py`,
 `photoreceptor.py`, `rows.py` and `vector.py`: Numba's cache sees changes of this file alone, and a
 test sees to it that this changes with them."""
@@ -119,7 +119,10 @@ class Step(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row while it is followed: what `State` and `Pixels` say of it, and room beyond its end."""
+    """A row while it is followed: what `State` and `Pixels` say of it, and room beyond its end.
+
+    Beyond, thresholds are infinite and all else is 0, so that nothing fires there.
+    """
 
     reference: F32
     on: F32
@@ -157,7 +160,7 @@ class Scratch(NamedTuple):
     active    the pixels that fire
     levels    float32, references after an event, of LANES of them
     ends      float64, us, when the rest after it ends, likewise
-    marks     uint8, 1 where something is so
+    marks     uint8, 1 where something is so; 0 beyond the row
     listed    uint32, the places of marks
     noisy     uint32, the places of the first `noisy_count[0]` pixels where noise comes
     rows      float32, three rows of values half done
@@ -321,7 +324,8 @@ def fire_events(
     last_us      no event is later: the last whole microsecond of the path
     words        (K, N + LANES), room for N events of each time step; t is the crossing time to the
                  nearest whole microsecond; in order of row, but in no order within
-    counts       int64 (K,): how many events each step has; those beyond N are not written
+    counts       int64 (K,): how many events each step has; where they are more than N, the step's
+                 words are of any content, and so is what follows the last
     """
     warps, t_us = path
     begun, ended = states
@@ -435,7 +439,7 @@ def _end_rests(before: F32, now: F32, width: int, step: Step, scratch: Scratch) 
 
 @jit_into
 def _list_arrivals(step: Step, scratch: Scratch) -> int:
-    """List the pixels where noise comes before the end of this step."""
+    """List and hold the pixels where noise comes before the end of this step."""
     listed, count = scratch.listed, 0
     for n in range(scratch.noisy_count[0]):
         x = scratch.noisy[n]
@@ -472,7 +476,11 @@ def _list_crossings(before: F32, now: F32, width: int, scratch: Scratch) -> int:
 
 @jit_into
 def _end_list(count: int, scratch: Scratch) -> None:
-    """Fill the last LANES with pixels beyond the row that never fire."""
+    """Let LANES copies of a pixel beyond the row follow, which never fires again.
+
+    Wherever LANES are taken at once, they are taken along: their words follow all others, and what
+    they set is the last value of the row's arrays, which nobody reads.
+    """
     store(scratch.active.x, count, spread(np.uint32(len(scratch.row.on) - 1)))
     store(scratch.active.toward, count, spread(np.float32(np.inf)))
 
@@ -654,7 +662,7 @@ def compile_start() -> None:
 def compile_firing() -> None:
     """Compile, or load from the cache, the kernel that fires, as long a work as all the others."""
     scene, path, pixels, effects = _tiny_work()
-    words, counts = np.empty((1, 1), np.uint64), np.empty(1, np.int64)
+    words, counts = np.empty((1, 1 + LANES), np.uint64), np.empty(1, np.int64)
     states = _tiny_state(), _tiny_state()
     fire_events(scene, path, pixels, effects, states, make_scratch(2), 0, words, counts)
 

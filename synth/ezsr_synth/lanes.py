@@ -163,6 +163,8 @@ def _point(context: Any, builder: Any, kind: Any, where: tuple[Any, Any], regist
 
 def _load(typing: Any, array: Any, at: Any) -> Any:
     lanes = _LANES_OF[array.dtype]
+    if lanes == MARKS:
+        raise TypeError("load: marks lie in memory as bytes, for load_bits")
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         at = _point(context, builder, signature.args[0], values, _REGISTERS[lanes])

@@ -28,7 +28,7 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 _BITS, _FRACTION = np.int32(POINT_BITS), np.int32(2**POINT_BITS - 1)
 _UNIT = np.float32(2.0**-POINT_BITS)
-_ONE, _LAST, _WHOLE = np.int32(1), np.int32(RUN - 1), 1 << POINT_BITS
+_ONE, _LAST = np.int32(1), np.int32(RUN - 1)
 
 
 @jit_into

@@ -44,7 +44,7 @@ I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 U64 = npt.NDArray[np.uint64]
 
-COMPILED_IN = "15af60ea81d54361"
+COMPILED_IN = "55cebc5219bd856a"
 """Of the files that are compiled in, `chance.py`, `jit.py`, `lanes.py`, `lookup.py`,
 `photoreceptor.py`, `rows.py` and `vector.py`: Numba's cache sees changes of this file alone, and a
 test sees to it that this changes with them."""
@@ -414,11 +414,9 @@ def _leak_row(leak: F32, step: Step, now: F32) -> None:
 @jit_into
 def _list_noisy(stop_us: int, width: int, scratch: Scratch) -> None:
     """List the pixels of a row where noise comes before the last time sample: mostly few."""
-    row, count = scratch.row, 0
     for x in range(width):
-        scratch.noisy[count] = x
-        count += int(row.arrival[x] < stop_us)
-    scratch.noisy_count[0] = count
+        scratch.marks[x] = scratch.row.arrival[x] < stop_us
+    scratch.noisy_count[0] = list_marked(scratch.marks, scratch.noisy)
 
 
 @jit_into
@@ -457,21 +455,31 @@ def _list_crossings(before: F32, now: F32, width: int, scratch: Scratch) -> int:
     Side by side, they are read at once: to gather them one by one takes a CPU several times as
     long.
     """
-    row, packed, count = scratch.row, scratch.active, 0
+    row, count = scratch.row, 0
     for first in range(0, width, LANES):
         seen, reference = load(now, first), load(row.reference, first)
         on, off = load(row.on, first), load(row.off, first)
         bits = to_bits((seen >= reference + on) | (seen <= reference - off))
         bits &= ~scratch.held[first // LANES]
         if bits:
-            store_marked(packed.x, count, number_lanes() + np.uint32(first), bits)
-            store_marked(packed.before, count, load(before, first), bits)
-            store_marked(packed.now, count, seen, bits)
-            store_marked(packed.reference, count, reference, bits)
-            store_marked(packed.toward, count, choose(seen > reference, on, _ZERO - off), bits)
-            count += count_bits(bits)
+            x = to_words(number_lanes() + np.int32(first))
+            toward = choose(seen > reference, on, _ZERO - off)
+            found = x, load(before, first), seen, reference, toward
+            count = _append(found, bits, count, scratch.active)
     _end_list(count, scratch)
     return count
+
+
+@jit_into
+def _append(lanes: tuple[Any, ...], bits: int, count: int, active: Active) -> int:
+    """Add the marked of LANES pixels to the first `count`; return how many there are then."""
+    x, before, now, reference, toward = lanes
+    store_marked(active.x, count, x, bits)
+    store_marked(active.before, count, before, bits)
+    store_marked(active.now, count, now, bits)
+    store_marked(active.reference, count, reference, bits)
+    store_marked(active.toward, count, toward, bits)
+    return count + count_bits(bits)
 
 
 @jit_into
@@ -515,12 +523,7 @@ def _fire_once(
         reached = choose(up, now >= level + toward, now <= level + toward)
         bits = to_bits(reached & awake)
         if bits:
-            store_marked(pixels.x, again, x, bits)
-            store_marked(pixels.before, again, before, bits)
-            store_marked(pixels.now, again, now, bits)
-            store_marked(pixels.reference, again, level, bits)
-            store_marked(pixels.toward, again, toward, bits)
-            again += count_bits(bits)
+            again = _append((x, before, now, level, toward), bits, again, pixels)
     _end_list(again, scratch)
     return again
 

@@ -196,14 +196,14 @@ def store(array: npt.NDArray[Any], at: int, lanes: Any) -> None:
 
 def _store_marked(typing: Any, array: Any, at: Any, lanes: Any, bits: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = make_array(signature.args[0])(context, builder, values[0]).data
         _, at, register, bits = values
         if PACKS:
             words = _REGISTERS[WORDS]
             front = _bring_to_front(builder, builder.bitcast(register, words), bits)
-            to = builder.bitcast(builder.gep(data, [at]), words.as_pointer())
+            to = _point(context, builder, signature.args[0], values[:2], words)
             builder.store(front, to, align=4)
             return context.get_dummy_value()
+        data = make_array(signature.args[0])(context, builder, values[0]).data
         for lane in range(LANES):
             value = builder.extract_element(register, _WORD(lane))
             builder.store(value, builder.gep(data, [at]))
@@ -353,20 +353,6 @@ def pick(low: Any, high: Any, lane: Any) -> Any:
     return np.concatenate([low, high])[lane]
 
 
-def _convert(result: Lanes, **ways: str) -> Callable[..., Any]:
-    """Return what builds a conversion; `ways` are LLVM's instructions by the kind to convert."""
-
-    def convert(typing: Any, lanes: Any) -> Any:
-        way = ways[str(lanes.dtype)]
-
-        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            return getattr(builder, way)(values[0], _REGISTERS[result])
-
-        return result(lanes), generate
-
-    return convert
-
-
 def _floor(typing: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kind = values[0].type
@@ -397,6 +383,20 @@ def _raise_two(typing: Any, power: Any) -> Any:
 def raise_two(power: Any) -> Any:
     """Return 2 to a whole power from -126 to 127, a float32 number, or lanes of them."""
     return np.ldexp(np.float32(1), np.int32(power))
+
+
+def _convert(result: Lanes, **ways: str) -> Callable[..., Any]:
+    """Return what builds a conversion; `ways` are LLVM's instructions by the kind to convert."""
+
+    def convert(typing: Any, lanes: Any) -> Any:
+        way = ways[str(lanes.dtype)]
+
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            return getattr(builder, way)(values[0], _REGISTERS[result])
+
+        return result(lanes), generate
+
+    return convert
 
 
 @compiles_to(_convert(FLOATS, float64="fptrunc", int32="sitofp"))

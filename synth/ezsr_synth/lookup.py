@@ -69,7 +69,7 @@ def _blend_by_number(picture: F32, at: int, column: Any, share: Any) -> Any:
 
 @jit_into
 def _blend_by_choice(picture: F32, at: int, column: Any, share: Any) -> Any:
-    """The same where lane n looks at column n or the one after it."""
+    """Return the same where lane n looks at column n or the one after it."""
     nearer = column == number_lanes()
     zero, one, two = load(picture, at), load(picture, at + 1), load(picture, at + 2)
     return _blend(share, choose(nearer, zero, one), choose(nearer, one, two))
